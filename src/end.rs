@@ -1,0 +1,16 @@
+/// Why a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// The service ended it.
+    Complete,
+    /// The service's body failed; the client saw the connection break, not a clean end.
+    Failed,
+    /// The drain ended it at an event boundary, or refused it before its first event.
+    Drained,
+    /// The drain's deadline passed in the middle of an answer: the connection was broken off, so
+    /// that the client does not take the half for the whole.
+    Aborted,
+    /// The client went away, or the server dropped the connection.
+    Disconnected,
+}

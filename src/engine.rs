@@ -1,0 +1,409 @@
+//! The concerns in their one order, for one request and its stream.
+//!
+//! Bytes in, bytes out: nothing here waits, and the time is an argument. The engine holds the
+//! order and no logic; what a concern does stands in the concern's own file. A new one adds its
+//! field, and a line to each hook that it needs.
+//!
+//! | hook | order |
+//! |---|---|
+//! | request | compression · event ids · drain |
+//! | response | drain (refusal) · headers · then the parts of the stream |
+//! | event end | event ids · drain |
+//! | poll | output · drain · upstream · heartbeat, only in silence |
+
+use std::sync::Weak;
+
+use bytes::Bytes;
+use http::{request, response};
+use tokio::time::Instant;
+
+use crate::{
+    client::Client,
+    compression::CompressionBypassLayer,
+    detect::EventStream,
+    drain::{DrainLayer, Ending, Reach, Watcher},
+    end::EndReason,
+    event_id::{EventIdLayer, EventIds},
+    headers::{self, HeadersLayer},
+    heartbeat::{Heartbeat, HeartbeatLayer},
+    outbox::Outbox,
+    trace::trace,
+    wire::{BlockEnd, Bom, Field, Mark, Position, Scanner},
+};
+
+/// The concerns that are on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Concerns {
+    pub(crate) headers: Option<HeadersLayer>,
+    pub(crate) compression: Option<CompressionBypassLayer>,
+    pub(crate) heartbeat: Option<HeartbeatLayer>,
+    pub(crate) event_id: Option<EventIdLayer>,
+    pub(crate) drain: Option<DrainLayer>,
+}
+
+/// What is known of a request when its response arrives.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    client: Client,
+    ids: Option<EventIds>,
+    /// It came when the drain had started.
+    late: bool,
+}
+
+/// What becomes of a response's body.
+#[derive(Debug)]
+pub(crate) enum Handling {
+    /// It passes as it is.
+    Untouched,
+    /// It is dropped for these bytes.
+    Replaced(Bytes),
+    Stream(Box<Engine>),
+}
+
+/// One stream on its way through the concerns.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    kind: EventStream,
+    bom: Bom,
+    scanner: Scanner,
+    parts: Parts,
+    outbox: Outbox,
+    /// The client has had bytes that are not the service's.
+    spoken: bool,
+    /// The CR of a blank line that was taken away ended the last frame: its LF goes too.
+    cut: bool,
+    ended: bool,
+}
+
+/// What runs in this stream.
+#[derive(Debug, Default)]
+struct Parts {
+    ids: Option<EventIds>,
+    drain: Option<Watcher>,
+    heartbeat: Option<Heartbeat>,
+}
+
+/// A frame while its lines are read: what is before `handed` is in the outbox or dropped.
+struct Lines<'a> {
+    parts: &'a mut Parts,
+    outbox: &'a mut Outbox,
+    frame: &'a Bytes,
+    handed: usize,
+    cut: &'a mut bool,
+    ending: Option<Ending>,
+}
+
+impl Concerns {
+    pub(crate) fn on_request(&self, request: &mut request::Parts) -> Exchange {
+        let client = Client::of(request);
+        if let Some(compression) = self.compression {
+            compression.on_request(&mut request.headers, client);
+        }
+        Exchange {
+            client,
+            ids: self
+                .event_id
+                .as_ref()
+                .map(|layer| layer.on_request(request, client)),
+            late: self.drain.as_ref().is_some_and(DrainLayer::has_started),
+        }
+    }
+
+    pub(crate) fn on_response(
+        &self,
+        response: &mut response::Parts,
+        exchange: Exchange,
+    ) -> Handling {
+        let Exchange { client, ids, late } = exchange;
+        let Some(kind) = EventStream::of(response, client) else {
+            return Handling::Untouched;
+        };
+        if kind == EventStream::Plain {
+            headers::unbind(&mut response.headers);
+        }
+        if let Some(headers) = &self.headers {
+            headers.on_response(&mut response.headers);
+        }
+        let refusal = self
+            .drain
+            .as_ref()
+            .and_then(|drain| drain.refuse(response, client, late));
+        if let Some(body) = refusal {
+            return Handling::Replaced(body);
+        }
+        let parts = match kind {
+            EventStream::Plain => self.parts(response, client, ids),
+            EventStream::Opaque => Parts {
+                drain: self.watcher(response, client),
+                ..Parts::default()
+            },
+        };
+        parts.on_response(response);
+        if parts.is_idle() {
+            return Handling::Untouched;
+        }
+        Handling::Stream(Box::new(Engine::new(kind, parts)))
+    }
+
+    fn parts(&self, response: &response::Parts, client: Client, ids: Option<EventIds>) -> Parts {
+        let heartbeat = self.heartbeat.as_ref();
+        let heartbeat = heartbeat.map(|layer| response.extensions.get().unwrap_or(layer));
+        Parts {
+            ids: ids.filter(EventIds::needs_lines),
+            drain: self.watcher(response, client),
+            heartbeat: heartbeat.and_then(|layer| layer.on_response(client)),
+        }
+    }
+
+    fn watcher(&self, response: &response::Parts, client: Client) -> Option<Watcher> {
+        self.drain
+            .as_ref()
+            .map(|layer| layer.on_response(response, client))
+    }
+}
+
+impl Engine {
+    fn new(kind: EventStream, parts: Parts) -> Self {
+        trace!(debug, "event stream opened", kind = kind);
+        Self {
+            kind,
+            bom: Bom::default(),
+            scanner: Scanner::new(),
+            parts,
+            outbox: Outbox::default(),
+            spoken: false,
+            cut: false,
+            ended: false,
+        }
+    }
+
+    /// Lets the drain reach the stream.
+    pub(crate) fn on_open(&mut self, stream: impl FnOnce() -> Weak<dyn Reach>) {
+        if let Some(drain) = &mut self.parts.drain {
+            drain.on_open(stream());
+        }
+    }
+
+    /// What must happen before upstream is heard, so that one that is always ready cannot outlive
+    /// its end. The clock is only read when it matters.
+    pub(crate) fn on_poll(&mut self, now: impl FnOnce() -> Instant) -> Option<Ending> {
+        let at = self.position();
+        let drain = self
+            .parts
+            .drain
+            .as_mut()
+            .filter(|drain| drain.has_started())?;
+        drain.on_drain(now(), at)
+    }
+
+    /// A frame from upstream. The stream may end in it; then what is behind the end is dropped.
+    pub(crate) fn on_data(&mut self, frame: Bytes) -> Option<Ending> {
+        if frame.is_empty() {
+            return None;
+        }
+        if let Some(heartbeat) = &mut self.parts.heartbeat {
+            heartbeat.on_data();
+        }
+        if self.kind == EventStream::Opaque {
+            self.outbox.push(frame);
+            return None;
+        }
+        let frame = self.bom.strip(frame, self.spoken);
+        if frame.is_empty() {
+            return None;
+        }
+        if self.parts.needs_lines() {
+            return self.on_lines(&frame);
+        }
+        self.scanner.skim(&frame);
+        self.outbox.push(frame);
+        None
+    }
+
+    /// Upstream has nothing. Returns when to look again.
+    pub(crate) fn on_silence(&mut self, now: Instant) -> Option<Instant> {
+        let (at, line_end) = (self.position(), self.scanner.line_end());
+        let Parts {
+            drain, heartbeat, ..
+        } = &mut self.parts;
+        if let Some(beat) = heartbeat
+            .as_mut()
+            .and_then(|part| part.on_deadline(now, at, line_end))
+        {
+            self.spoken = true;
+            self.outbox.push(beat);
+        }
+        let drain = drain.as_ref().and_then(Watcher::next_deadline);
+        let heartbeat = heartbeat.as_mut().and_then(|part| part.next_deadline(now));
+        [drain, heartbeat].into_iter().flatten().min()
+    }
+
+    /// The stream ends; only the first reason counts.
+    pub(crate) fn finish(&mut self, reason: EndReason) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        trace!(debug, "event stream ended", reason = reason);
+        self.outbox.push(self.bom.finish());
+        let at = self.position();
+        if let Some(mut drain) = self.parts.drain.take()
+            && reason == EndReason::Drained
+            && let Some(last) = drain.on_end(at)
+        {
+            self.outbox.push(last);
+        }
+        if let Some(ids) = &mut self.parts.ids {
+            ids.on_end(reason);
+        }
+    }
+
+    pub(crate) fn take_output(&mut self) -> Option<Bytes> {
+        self.outbox.take()
+    }
+
+    pub(crate) fn has_output(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.outbox.is_full()
+    }
+
+    fn position(&self) -> Position {
+        if self.kind == EventStream::Opaque || self.bom.is_holding() {
+            Position::MidLine
+        } else {
+            self.scanner.position()
+        }
+    }
+
+    fn on_lines(&mut self, frame: &Bytes) -> Option<Ending> {
+        let Self {
+            scanner,
+            parts,
+            outbox,
+            cut,
+            ..
+        } = self;
+        let mut lines = Lines {
+            parts,
+            outbox,
+            frame,
+            handed: 0,
+            cut,
+            ending: None,
+        };
+        scanner.scan(frame, |mark| lines.on_mark(&mark));
+        lines.finish()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.finish(EndReason::Disconnected);
+    }
+}
+
+impl Parts {
+    fn on_response(&self, response: &mut response::Parts) {
+        if let Some(sent) = self.ids.as_ref().and_then(EventIds::sent) {
+            response.extensions.insert(sent.clone());
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.ids.is_none() && self.drain.is_none() && self.heartbeat.is_none()
+    }
+
+    fn needs_lines(&self) -> bool {
+        self.ids.is_some()
+            || self.drain.as_ref().is_some_and(Watcher::needs_lines)
+            || self.heartbeat.as_ref().is_some_and(Heartbeat::needs_lines)
+    }
+
+    fn on_field(&mut self, field: &Field<'_>) {
+        if let Some(drain) = &mut self.drain {
+            drain.on_field(field);
+        }
+        if field.name == b"id" {
+            if let Some(ids) = &mut self.ids {
+                ids.on_id(field);
+            }
+            self.on_id();
+        }
+    }
+
+    fn on_id(&mut self) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.on_id();
+        }
+    }
+
+    /// The lines that the block still needs.
+    fn on_event_end(&mut self, block: &BlockEnd) -> [Option<Bytes>; 2] {
+        let id = self.ids.as_mut().and_then(|ids| ids.on_event_end(block));
+        if id.is_some() {
+            self.on_id();
+        }
+        if let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| block.data) {
+            heartbeat.on_event_end();
+        }
+        [
+            id,
+            self.drain
+                .as_mut()
+                .and_then(|drain| drain.on_event_end(block)),
+        ]
+    }
+
+    fn unblocks(&self, block: &BlockEnd) -> bool {
+        self.ids.as_ref().is_some_and(|ids| ids.unblocks(block))
+    }
+}
+
+impl Lines<'_> {
+    fn on_mark(&mut self, mark: &Mark<'_>) {
+        if self.ending.is_some() {
+            return;
+        }
+        match mark {
+            Mark::Field(field) => self.parts.on_field(field),
+            Mark::BlockEnd(block) => self.on_block_end(block),
+            Mark::LineFeed => self.handed = usize::from(*self.cut),
+        }
+    }
+
+    fn on_block_end(&mut self, block: &BlockEnd) {
+        if self.parts.unblocks(block) {
+            self.hand_over(block.blank.start);
+            self.handed = block.blank.end;
+            *self.cut = block.blank.end == self.frame.len();
+        } else {
+            *self.cut = false;
+            for line in self.parts.on_event_end(block).into_iter().flatten() {
+                self.hand_over(block.blank.start);
+                self.outbox.push(line);
+            }
+        }
+        self.ending = self.parts.drain.as_ref().and_then(Watcher::on_boundary);
+        if self.ending.is_some() {
+            self.hand_over(block.blank.end);
+        }
+    }
+
+    /// Everything up to `to` goes down.
+    fn hand_over(&mut self, to: usize) {
+        if to > self.handed {
+            self.outbox.push(self.frame.slice(self.handed..to));
+            self.handed = to;
+        }
+    }
+
+    /// The rest goes down, unless the stream ends here.
+    fn finish(mut self) -> Option<Ending> {
+        if self.ending.is_none() {
+            self.hand_over(self.frame.len());
+        }
+        self.ending
+    }
+}

@@ -1,0 +1,295 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::{
+    client::{Client, Gemini},
+    jitter::Jitter,
+    wire::{Comment, LineEnd, Position, comment_line},
+};
+
+/// Comment heartbeats in the silences of a stream.
+///
+/// Load balancers and proxies cut a connection on which nothing moves: Heroku after 55 s, nginx
+/// and ALB after 60 s, Cloudflare after 100 s. And for a `POST` whose body was not read to its
+/// end, writing is the only way to learn that the client has gone. A heartbeat is a comment, which
+/// every conforming client ignores; it goes out when the service has sent nothing for the
+/// interval, its own comments included, and only between events.
+///
+/// The [specification] advises a comment "every 15 seconds or so", which is the default here.
+///
+/// Response extensions override the layer: a handler that inserts a `HeartbeatLayer` into its
+/// response's extensions gets that one, and [`HeartbeatLayer::off`] switches heartbeats off.
+///
+/// On by default in [`SseLayer`](crate::SseLayer); off with
+/// [`without_heartbeat`](crate::SseLayer::without_heartbeat). It needs a tokio runtime with timers,
+/// cannot speak before the service has answered with its response head, and never speaks into a
+/// body that is compressed.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sse::{HeartbeatLayer, HeartbeatShape};
+///
+/// let layer = HeartbeatLayer::every(Duration::from_secs(20))
+///     .comment(&"still thinking".parse()?)
+///     .shape(HeartbeatShape::CommentLine);
+/// # Ok::<_, tower_sse::wire::InvalidComment>(())
+/// ```
+///
+/// [specification]: https://html.spec.whatwg.org/multipage/server-sent-events.html#authoring-notes
+#[derive(Clone, Debug)]
+pub struct HeartbeatLayer {
+    /// `None` is off.
+    interval: Option<Duration>,
+    jitter: Jitter,
+    line: Bytes,
+    shape: HeartbeatShape,
+    start: HeartbeatStart,
+    inside_events: bool,
+}
+
+/// The bytes of a heartbeat.
+///
+/// None of them is safe for every client, though all but the first are legal everywhere between
+/// events: many libraries make an empty event of a comment that has a blank line behind it, others
+/// lose the next event when it has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeartbeatShape {
+    /// What this client survives, told from its request and its stream; the default.
+    ///
+    /// [`CommentLine`](Self::CommentLine) where the request's `Accept` names `text/event-stream`
+    /// or the stream has carried an id, [`BlankLines`](Self::BlankLines) or nothing for Google's
+    /// libraries, [`CommentBlock`](Self::CommentBlock) for all others (the SDKs of OpenAI and
+    /// Anthropic, hand-written loops, curl).
+    #[default]
+    Auto,
+    /// `: keep-alive\n`. Loses the next event in code that splits at blank lines and then looks at
+    /// how a part begins, Google's libraries among it.
+    CommentLine,
+    /// `: keep-alive\n\n`. An extra, empty event in `@microsoft/fetch-event-source`, and in the
+    /// Python library of OpenAI where the stream has ids.
+    CommentBlock,
+    /// Two blank lines, in the stream's own line ends.
+    BlankLines,
+    /// Nothing.
+    Silent,
+}
+
+/// When heartbeats may begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeartbeatStart {
+    /// At once with the response head, unless an event is there already: opens the stream through
+    /// everything that waits for a first byte.
+    AtOnce,
+    /// After the first silence, also before the first event; the default. A language model that
+    /// thinks for a minute is what heartbeats are for.
+    #[default]
+    AfterSilence,
+    /// Not before the service has sent its first event.
+    AfterFirstEvent,
+}
+
+/// The heartbeat of one stream.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    layer: HeartbeatLayer,
+    interval: Duration,
+    client: Client,
+    carried_id: bool,
+    start: HeartbeatStart,
+    /// When the silence is over; `None` while something was heard since the last look.
+    due: Option<Instant>,
+}
+
+/// A timer wheel turns in milliseconds; asking for less would be a busy loop.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+impl HeartbeatLayer {
+    /// Every 15 seconds of silence, up to a tenth earlier.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::every(Duration::from_secs(15))
+    }
+
+    /// After `interval` without a byte from the service. Default: 15 seconds.
+    ///
+    /// Stay below half of the shortest idle time-out on the way. Less than a millisecond is taken
+    /// as one; [`Duration::MAX`] never comes.
+    #[must_use]
+    pub fn every(interval: Duration) -> Self {
+        Self {
+            interval: Some(interval.max(SHORTEST)),
+            jitter: Jitter::new(0.1),
+            line: Bytes::from_static(b": keep-alive\n"),
+            shape: HeartbeatShape::default(),
+            start: HeartbeatStart::default(),
+            inside_events: false,
+        }
+    }
+
+    /// No heartbeats: what to put into a response's extensions to switch them off for it.
+    #[must_use]
+    pub fn off() -> Self {
+        Self {
+            interval: None,
+            ..Self::new()
+        }
+    }
+
+    /// The largest share of the interval by which a heartbeat may come earlier, between 0 (none)
+    /// and 1. Default: 0.1. Streams that were opened together, after a restart say, drift apart.
+    #[must_use]
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.jitter = Jitter::new(share);
+        self
+    }
+
+    /// The text of the comment. Default: `keep-alive`.
+    #[must_use]
+    pub fn comment(mut self, text: &Comment) -> Self {
+        self.line = comment_line(text, LineEnd::Lf);
+        self
+    }
+
+    /// The bytes of a heartbeat. Default: [`HeartbeatShape::Auto`].
+    #[must_use]
+    pub fn shape(mut self, shape: HeartbeatShape) -> Self {
+        self.shape = shape;
+        self
+    }
+
+    /// When heartbeats may begin. Default: [`HeartbeatStart::AfterSilence`].
+    #[must_use]
+    pub fn start(mut self, start: HeartbeatStart) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Whether a comment line may also go between the lines of an event that stalls. Default: no.
+    /// It is legal, and it breaks the parsers that split at blank lines.
+    #[must_use]
+    pub fn inside_events(mut self, yes: bool) -> Self {
+        self.inside_events = yes;
+        self
+    }
+
+    pub(crate) fn on_response(&self, client: Client) -> Option<Heartbeat> {
+        let heartbeat = Heartbeat {
+            layer: self.clone(),
+            interval: self.interval?,
+            client,
+            carried_id: false,
+            start: self.start,
+            due: None,
+        };
+        (heartbeat.shape() != HeartbeatShape::Silent).then_some(heartbeat)
+    }
+}
+
+impl Heartbeat {
+    /// Anything from the service ends the silence, its own comments too.
+    pub(crate) fn on_data(&mut self) {
+        self.due = None;
+        if self.start == HeartbeatStart::AtOnce {
+            self.start = HeartbeatStart::AfterSilence;
+        }
+    }
+
+    pub(crate) fn on_id(&mut self) {
+        self.carried_id = true;
+    }
+
+    pub(crate) fn on_event_end(&mut self) {
+        if self.start == HeartbeatStart::AfterFirstEvent {
+            self.start = HeartbeatStart::AfterSilence;
+        }
+    }
+
+    /// Whether the next frame must be read line by line.
+    pub(crate) fn needs_lines(&self) -> bool {
+        self.start == HeartbeatStart::AfterFirstEvent
+            || !self.carried_id && self.shape() == HeartbeatShape::CommentBlock && self.is_auto()
+    }
+
+    pub(crate) fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
+        if self.due.is_none() {
+            self.due = now.checked_add(self.wait());
+        }
+        self.due
+    }
+
+    /// The heartbeat, if it is time for one and it may go in here; either way a new silence begins.
+    pub(crate) fn on_deadline(
+        &mut self,
+        now: Instant,
+        at: Position,
+        end: LineEnd,
+    ) -> Option<Bytes> {
+        if self.due.is_none_or(|due| now < due) {
+            return None;
+        }
+        self.due = None;
+        match at {
+            _ if self.start == HeartbeatStart::AfterFirstEvent => None,
+            Position::Boundary => Some(self.bytes(end)),
+            Position::LineStart if self.may_interrupt() => Some(self.layer.line.clone()),
+            Position::LineStart | Position::MidLine | Position::AfterCr => None,
+        }
+    }
+
+    fn wait(&mut self) -> Duration {
+        if self.start == HeartbeatStart::AtOnce {
+            self.start = HeartbeatStart::AfterSilence;
+            return Duration::ZERO;
+        }
+        self.layer.jitter.earlier(self.interval)
+    }
+
+    fn bytes(&self, end: LineEnd) -> Bytes {
+        match self.shape() {
+            HeartbeatShape::BlankLines => [end.as_bytes(); 2].concat().into(),
+            HeartbeatShape::CommentBlock => [&self.layer.line[..], b"\n"].concat().into(),
+            _ => self.layer.line.clone(),
+        }
+    }
+
+    fn may_interrupt(&self) -> bool {
+        self.layer.inside_events && self.shape() != HeartbeatShape::BlankLines
+    }
+
+    fn is_auto(&self) -> bool {
+        self.layer.shape == HeartbeatShape::Auto
+    }
+
+    fn shape(&self) -> HeartbeatShape {
+        match self.layer.shape {
+            HeartbeatShape::Auto => auto(self.client, self.carried_id),
+            chosen => chosen,
+        }
+    }
+}
+
+/// With this choice every client library that was tried gets through.
+fn auto(client: Client, carried_id: bool) -> HeartbeatShape {
+    match client.gemini {
+        Some(Gemini::Legacy) => HeartbeatShape::Silent,
+        Some(Gemini::Current) => HeartbeatShape::BlankLines,
+        None if client.accepts_events || carried_id => HeartbeatShape::CommentLine,
+        None => HeartbeatShape::CommentBlock,
+    }
+}
+
+impl Default for HeartbeatLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<Duration> for HeartbeatLayer {
+    fn from(interval: Duration) -> Self {
+        Self::every(interval)
+    }
+}

@@ -1,0 +1,164 @@
+use std::sync::Arc;
+
+use tower_layer::Layer;
+
+use crate::{
+    compression::CompressionBypassLayer, drain::DrainLayer, engine::Concerns,
+    event_id::EventIdLayer, headers::HeadersLayer, heartbeat::HeartbeatLayer, service::SseService,
+};
+
+/// All concerns in the one right order: one scan, one timer, one body.
+///
+/// On from the start are [headers](HeadersLayer), [compression bypass](CompressionBypassLayer),
+/// [heartbeats](HeartbeatLayer) after 15 seconds of silence, and the
+/// [`LastEventId`](crate::LastEventId) request extension. What ends streams, refuses them or adds
+/// ids is on only when asked for.
+///
+/// It belongs inside of a `CompressionLayer` or around it, both work, and outside of whatever
+/// limits the time of a body: such a layer would take heartbeats for signs of life.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use axum::{Router, routing::get};
+/// use tower_sse::{DrainLayer, EventIdLayer, SseLayer};
+///
+/// # async fn events() {}
+/// let (layer, drain) = DrainLayer::pair();
+/// let app: Router = Router::new().route("/events", get(events)).layer(
+///     SseLayer::new()
+///         .heartbeat(Duration::from_secs(20))
+///         .event_id(EventIdLayer::new().query("lastEventId"))
+///         .drain(layer.deadline(Duration::from_secs(30))),
+/// );
+/// # drop((app, drain));
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SseLayer {
+    concerns: Concerns,
+}
+
+impl SseLayer {
+    /// The layer with its defaults.
+    pub fn new() -> Self {
+        Self {
+            concerns: Concerns {
+                headers: Some(HeadersLayer::new()),
+                compression: Some(CompressionBypassLayer::new()),
+                heartbeat: Some(HeartbeatLayer::new()),
+                event_id: Some(EventIdLayer::new().track(false)),
+                drain: None,
+            },
+        }
+    }
+
+    /// Leaves headers as they are. Default: [`HeadersLayer::new`].
+    pub fn without_headers(mut self) -> Self {
+        self.concerns.headers = None;
+        self
+    }
+
+    /// Which requests must not be answered compressed. Default: [`CompressionBypassLayer::new`].
+    pub fn compression_bypass(mut self, layer: CompressionBypassLayer) -> Self {
+        self.concerns.compression = Some(layer);
+        self
+    }
+
+    /// Leaves `Accept-Encoding` as it is.
+    pub fn without_compression_bypass(mut self) -> Self {
+        self.concerns.compression = None;
+        self
+    }
+
+    /// Heartbeats, by their interval or by all their settings. Default: [`HeartbeatLayer::new`].
+    pub fn heartbeat(mut self, layer: impl Into<HeartbeatLayer>) -> Self {
+        self.concerns.heartbeat = Some(layer.into());
+        self
+    }
+
+    /// No heartbeats, whatever a response's extensions say. To have them for some responses
+    /// only, hand over [`HeartbeatLayer::off`] instead.
+    pub fn without_heartbeat(mut self) -> Self {
+        self.concerns.heartbeat = None;
+        self
+    }
+
+    /// Event ids. Default: the [`LastEventId`](crate::LastEventId) extension alone.
+    pub fn event_id(mut self, layer: EventIdLayer) -> Self {
+        self.concerns.event_id = Some(layer);
+        self
+    }
+
+    /// No `LastEventId` extension.
+    pub fn without_event_id(mut self) -> Self {
+        self.concerns.event_id = None;
+        self
+    }
+
+    /// The drain that ends the streams. Default: none.
+    pub fn drain(mut self, layer: DrainLayer) -> Self {
+        self.concerns.drain = Some(layer);
+        self
+    }
+}
+
+impl Default for SseLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for SseLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        SseService::new(inner, Arc::new(self.concerns.clone()))
+    }
+}
+
+impl<S> Layer<S> for HeadersLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.headers = Some(*self))
+    }
+}
+
+impl<S> Layer<S> for CompressionBypassLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.compression = Some(*self))
+    }
+}
+
+impl<S> Layer<S> for HeartbeatLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.heartbeat = Some(self.clone()))
+    }
+}
+
+impl<S> Layer<S> for EventIdLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.event_id = Some(self.clone()))
+    }
+}
+
+impl<S> Layer<S> for DrainLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.drain = Some(self.clone()))
+    }
+}
+
+fn only<S>(inner: S, switch_on: impl FnOnce(&mut Concerns)) -> SseService<S> {
+    let mut concerns = Concerns::default();
+    switch_on(&mut concerns);
+    SseService::new(inner, Arc::new(concerns))
+}

@@ -1,0 +1,33 @@
+#![doc = include_str!("../README.md")]
+
+mod body;
+mod client;
+mod compression;
+mod detect;
+mod drain;
+mod end;
+mod engine;
+mod event_id;
+mod future;
+mod headers;
+mod heartbeat;
+mod jitter;
+mod layer;
+mod media;
+mod outbox;
+mod service;
+mod slot;
+mod timer;
+mod trace;
+pub mod wire;
+
+pub use body::{Aborted, BoxError, SseBody};
+pub use compression::{CompressionBypassLayer, should_compress};
+pub use drain::{Drain, DrainLayer, DrainMode};
+pub use end::EndReason;
+pub use event_id::{EventIdLayer, LastEventId, LastSentId, is_event_source};
+pub use future::ResponseFuture;
+pub use headers::HeadersLayer;
+pub use heartbeat::{HeartbeatLayer, HeartbeatShape, HeartbeatStart};
+pub use layer::SseLayer;
+pub use service::SseService;
