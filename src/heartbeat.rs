@@ -100,6 +100,9 @@ pub(crate) struct Heartbeat {
     client: Client,
     carried_id: bool,
     start: HeartbeatStart,
+    /// How long a silence may be: drawn anew for every heartbeat and not for every event, so that
+    /// a busy stream only ever puts its deadline off, and its timer is left alone.
+    wait: Duration,
     /// When the silence is over; `None` while something was heard since the last look.
     due: Option<Instant>,
 }
@@ -177,14 +180,19 @@ impl HeartbeatLayer {
     }
 
     pub(crate) fn on_response(&self, client: Client) -> Option<Heartbeat> {
-        let heartbeat = Heartbeat {
+        let interval = self.interval?;
+        let mut heartbeat = Heartbeat {
             layer: self.clone(),
-            interval: self.interval?,
+            interval,
             client,
             carried_id: false,
             start: self.start,
+            wait: Duration::ZERO,
             due: None,
         };
+        if self.start != HeartbeatStart::AtOnce {
+            heartbeat.draw();
+        }
         (heartbeat.shape() != HeartbeatShape::Silent).then_some(heartbeat)
     }
 }
@@ -194,7 +202,7 @@ impl Heartbeat {
     pub(crate) fn on_data(&mut self) {
         self.due = None;
         if self.start == HeartbeatStart::AtOnce {
-            self.start = HeartbeatStart::AfterSilence;
+            self.draw();
         }
     }
 
@@ -216,7 +224,7 @@ impl Heartbeat {
 
     pub(crate) fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         if self.due.is_none() {
-            self.due = now.checked_add(self.wait());
+            self.due = now.checked_add(self.wait);
         }
         self.due
     }
@@ -232,6 +240,7 @@ impl Heartbeat {
             return None;
         }
         self.due = None;
+        self.draw();
         match at {
             _ if self.start == HeartbeatStart::AfterFirstEvent => None,
             Position::Boundary => Some(self.bytes(end)),
@@ -240,12 +249,11 @@ impl Heartbeat {
         }
     }
 
-    fn wait(&mut self) -> Duration {
+    fn draw(&mut self) {
         if self.start == HeartbeatStart::AtOnce {
             self.start = HeartbeatStart::AfterSilence;
-            return Duration::ZERO;
         }
-        self.layer.jitter.earlier(self.interval)
+        self.wait = self.layer.jitter.earlier(self.interval);
     }
 
     fn bytes(&self, end: LineEnd) -> Bytes {
