@@ -180,15 +180,15 @@ where
             self.on_ending(ending);
             return Poll::Ready(());
         }
-        match self.poll_upstream(cx) {
-            _ if self.engine.has_output() || !self.is_open() => Poll::Ready(()),
-            Poll::Ready(()) => {
-                // Nothing but empty frames: the others first.
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Poll::Pending => self.poll_silence(cx),
+        let upstream = self.poll_upstream(cx);
+        if self.engine.has_output() || !self.is_open() {
+            return Poll::Ready(());
         }
+        if upstream.is_ready() {
+            // Nothing but empty frames so far: the others first.
+            cx.waker().wake_by_ref();
+        }
+        self.poll_silence(cx)
     }
 
     /// Takes what is there now, and waits for nothing. Pending when that was all.

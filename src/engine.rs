@@ -11,7 +11,7 @@
 //! | event end | event ids · drain |
 //! | poll | output · drain · upstream · heartbeat, only in silence |
 
-use std::sync::Weak;
+use std::{mem, sync::Weak};
 
 use bytes::Bytes;
 use http::{request, response};
@@ -70,7 +70,7 @@ pub(crate) struct Engine {
     outbox: Outbox,
     /// The client has had bytes that are not the service's.
     spoken: bool,
-    /// The CR of a blank line that was taken away ended the last frame: its LF goes too.
+    /// A blank line that was taken away ended the last frame: if it was cut, its LF goes too.
     cut: bool,
     ended: bool,
 }
@@ -89,6 +89,7 @@ struct Lines<'a> {
     outbox: &'a mut Outbox,
     frame: &'a Bytes,
     handed: usize,
+    was_cut: bool,
     cut: &'a mut bool,
     ending: Option<Ending>,
 }
@@ -231,6 +232,7 @@ impl Engine {
             .and_then(|part| part.on_deadline(now, at, line_end))
         {
             self.spoken = true;
+            self.scanner.skip_start();
             self.outbox.push(beat);
         }
         let drain = drain.as_ref().and_then(Watcher::next_deadline);
@@ -240,12 +242,12 @@ impl Engine {
 
     /// The stream ends; only the first reason counts.
     pub(crate) fn finish(&mut self, reason: EndReason) {
-        if std::mem::replace(&mut self.ended, true) {
+        if mem::replace(&mut self.ended, true) {
             return;
         }
         trace!(debug, "event stream ended", reason = reason);
-        self.outbox.push(self.bom.finish());
         let at = self.position();
+        self.outbox.push(self.bom.finish());
         if let Some(mut drain) = self.parts.drain.take()
             && reason == EndReason::Drained
             && let Some(last) = drain.on_end(at)
@@ -290,6 +292,7 @@ impl Engine {
             outbox,
             frame,
             handed: 0,
+            was_cut: mem::take(cut),
             cut,
             ending: None,
         };
@@ -369,7 +372,7 @@ impl Lines<'_> {
         match mark {
             Mark::Field(field) => self.parts.on_field(field),
             Mark::BlockEnd(block) => self.on_block_end(block),
-            Mark::LineFeed => self.handed = usize::from(*self.cut),
+            Mark::LineFeed => self.handed = usize::from(self.was_cut),
         }
     }
 
@@ -379,7 +382,6 @@ impl Lines<'_> {
             self.handed = block.blank.end;
             *self.cut = block.blank.end == self.frame.len();
         } else {
-            *self.cut = false;
             for line in self.parts.on_event_end(block).into_iter().flatten() {
                 self.hand_over(block.blank.start);
                 self.outbox.push(line);

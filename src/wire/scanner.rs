@@ -35,7 +35,7 @@ pub struct Field<'a> {
     /// What stands before the first colon; the whole line where there is none.
     pub name: &'a [u8],
     /// What follows the colon and one space. Only the start of it where the line is longer than
-    /// some 1,050 bytes: enough for every id, and a 10 MiB line takes no memory.
+    /// some 1,030 bytes: enough for every id, and a 10 MiB line takes no memory.
     pub value: &'a [u8],
     /// Whether `value` is all of it.
     pub complete: bool,
@@ -91,8 +91,9 @@ enum Cr {
     Lone,
 }
 
-/// `id: ` and the longest id, and a byte to see that a longer one is too long.
-const LINE_LIMIT: usize = "id: ".len() + EventId::MAX_LEN + 1;
+/// The longest id in its line, behind a byte order mark, and a byte to see that a longer one is
+/// too long.
+const LINE_LIMIT: usize = BOM.len() + "id: ".len() + EventId::MAX_LEN + 1;
 
 /// How much of a frame's end [`Scanner::skim`] looks at. A blank line needs 4 bytes; the rest is
 /// room for heartbeat comments that came behind it in the same frame.
@@ -125,6 +126,12 @@ impl Scanner {
     #[must_use]
     pub fn line_end(&self) -> LineEnd {
         self.line_end
+    }
+
+    /// The client has had bytes that the scanner has not: a byte order mark is no longer the first
+    /// thing in its stream.
+    pub(crate) fn skip_start(&mut self) {
+        self.started = true;
     }
 
     /// Reads every line of `frame` and tells `on_mark` what it finds, in order.
@@ -166,24 +173,18 @@ impl Scanner {
         self.scan(&frame[skipped..], |_| ());
     }
 
-    /// Somewhere inside a line of an event, for all we know.
+    /// Inside a line of an event, for all we know.
     fn lose_sight(&mut self) {
         self.line.clear();
         self.line.push(b'?');
-        self.block = Block {
-            data: true,
-            fields: true,
-            comments: true,
-        };
         self.cr = Cr::No;
-        self.started = true;
     }
 
     /// A CR ends the frame after `len` more bytes of the line. Where that line is blank and the
     /// one before ended with CR alone, waiting for an LF would be waiting for ever.
     fn open_cr(&self, len: usize) -> Cr {
         let blank = len == 0 && self.line.is_empty();
-        if blank && self.started && self.line_end == LineEnd::Cr {
+        if blank && self.line_end == LineEnd::Cr {
             Cr::Lone
         } else {
             Cr::Open
@@ -206,12 +207,13 @@ impl Scanner {
         } else {
             &rest[..rest.len().min(LINE_LIMIT)]
         };
+        let complete = line.len() < LINE_LIMIT;
         let line = line.strip_prefix(BOM).filter(|_| first).unwrap_or(line);
         match line.first() {
             None => on_mark(Mark::BlockEnd(self.block.end(terminator, self.line_end))),
             Some(b':') => self.block.comments = true,
             Some(_) => {
-                let field = Field::parse(line);
+                let field = Field::parse(line, complete);
                 self.block.fields = true;
                 self.block.data |= field.name == b"data";
                 on_mark(Mark::Field(field));
@@ -244,8 +246,7 @@ impl Block {
 }
 
 impl<'a> Field<'a> {
-    fn parse(line: &'a [u8]) -> Self {
-        let complete = line.len() < LINE_LIMIT;
+    fn parse(line: &'a [u8], complete: bool) -> Self {
         let (name, value) = match memchr::memchr(b':', line) {
             Some(colon) => (&line[..colon], &line[colon + 1..]),
             None => (line, &[][..]),
