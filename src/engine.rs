@@ -189,11 +189,8 @@ impl Engine {
     /// its end. The clock is only read when it matters.
     pub(crate) fn on_poll(&mut self, now: impl FnOnce() -> Instant) -> Option<Ending> {
         let at = self.position();
-        let drain = self
-            .parts
-            .drain
-            .as_mut()
-            .filter(|drain| drain.has_started())?;
+        let drain = self.parts.drain.as_mut()?;
+        drain.end_at()?;
         drain.on_drain(now(), at)
     }
 

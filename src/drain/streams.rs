@@ -1,0 +1,196 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use crate::trace::trace;
+
+/// A stream, as far as the drain can reach it while nobody polls it.
+pub(crate) trait Reach: Send + Sync {
+    /// Has it polled soon.
+    fn wake(&self);
+    /// Drops what the service gave.
+    fn free(&self);
+}
+
+/// The streams of a drain that are open, and when it started.
+#[derive(Default)]
+pub(super) struct Streams {
+    started: OnceLock<Instant>,
+    open: Mutex<Open>,
+    /// It has started, or the last stream has gone.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    streams: HashMap<u64, Stream>,
+}
+
+struct Stream {
+    /// How long after the start it is freed from outside.
+    free_after: Duration,
+    reach: Weak<dyn Reach>,
+}
+
+/// Keeps a stream among those that are left; dropped, it is gone.
+#[derive(Debug)]
+pub(super) struct Registration {
+    id: u64,
+    streams: Arc<Streams>,
+}
+
+impl Streams {
+    /// When the drain started.
+    pub(super) fn started(&self) -> Option<Instant> {
+        self.started.get().copied()
+    }
+
+    /// Starts the drain and has all streams polled; false if it had started before.
+    pub(super) fn start(&self) -> bool {
+        let first = self.started.set(Instant::now()).is_ok();
+        if first {
+            self.changed.notify_waiters();
+            for stream in self.reachable() {
+                stream.wake();
+            }
+        }
+        first
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.open().streams.len()
+    }
+
+    pub(super) fn register(
+        self: &Arc<Self>,
+        free_after: Duration,
+        reach: Weak<dyn Reach>,
+    ) -> Registration {
+        let id = self.open().add(Stream { free_after, reach });
+        // Looked at after the stream is in: a start in between finds it there.
+        if let Some(started) = self.started() {
+            self.free_at(id, started + free_after);
+        }
+        Registration {
+            id,
+            streams: self.clone(),
+        }
+    }
+
+    /// Waits until it has started and no stream is left, and frees those that had their time.
+    pub(super) async fn wait(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let Some(started) = self.started() else {
+                changed.await;
+                continue;
+            };
+            self.free_overdue(started);
+            match self.next_overdue(started) {
+                // Whether it was a change or the time: the look is the same.
+                Some(next) => drop(timeout_at(next, changed).await),
+                None => return,
+            }
+        }
+    }
+
+    /// For a stream whose request was under way when the drain started, and that no sleeping
+    /// [`wait`](Self::wait) knows of.
+    fn free_at(self: &Arc<Self>, id: u64, free_at: Instant) {
+        if let Ok(runtime) = Handle::try_current() {
+            let streams = Arc::downgrade(self);
+            runtime.spawn(async move {
+                sleep_until(free_at).await;
+                if let Some(streams) = streams.upgrade() {
+                    streams.free(id);
+                }
+            });
+        }
+    }
+
+    fn free_overdue(&self, started: Instant) {
+        let now = Instant::now();
+        let overdue = |stream: &Stream| started + stream.free_after <= now;
+        let open = self.open();
+        let ids = open.streams.iter().filter(|(_, stream)| overdue(stream));
+        let ids: Vec<_> = ids.map(|(id, _)| *id).collect();
+        drop(open);
+        for id in ids {
+            self.free(id);
+        }
+    }
+
+    fn next_overdue(&self, started: Instant) -> Option<Instant> {
+        let open = self.open();
+        let times = open.streams.values().map(|stream| stream.free_after);
+        Some(started + times.min()?)
+    }
+
+    fn free(&self, id: u64) {
+        let reach = self
+            .open()
+            .streams
+            .get(&id)
+            .map(|stream| stream.reach.clone());
+        // No lock is held where the service's body is dropped.
+        if let Some(stream) = reach.and_then(|reach| reach.upgrade()) {
+            trace!(warn, "freed an event stream that nobody reads", id = id);
+            stream.free();
+        }
+        self.remove(id);
+    }
+
+    fn remove(&self, id: u64) {
+        let mut open = self.open();
+        open.streams.remove(&id);
+        if open.streams.is_empty() && self.started().is_some() {
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn reachable(&self) -> Vec<Arc<dyn Reach>> {
+        let open = self.open();
+        let streams = open.streams.values();
+        streams
+            .filter_map(|stream| stream.reach.upgrade())
+            .collect()
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn add(&mut self, stream: Stream) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.streams.insert(id, stream);
+        id
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.streams.remove(self.id);
+    }
+}
+
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams")
+            .field("started", &self.started())
+            .field("left", &self.left())
+            .finish()
+    }
+}
