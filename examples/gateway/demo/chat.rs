@@ -1,0 +1,171 @@
+//! `POST /v1/chat/completions`: an answer token by token, in the shape of OpenAI's API.
+//!
+//! ```sh
+//! curl -N -d '{"stream":true}' http://127.0.0.1:8080/v1/chat/completions
+//! curl -N -d '{"stream":true,"delay_ms":20000}' http://127.0.0.1:8080/v1/chat/completions
+//! curl -d '{"messages":[{"role":"user","content":"Hello?"}]}' http://127.0.0.1:8080/v1/chat/completions
+//! ```
+
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt as _, stream};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Question {
+    model: String,
+    messages: Vec<Message>,
+    stream: bool,
+    /// The silence before the first token, while a model would think.
+    delay_ms: u64,
+    /// The silence between two tokens.
+    pause_ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    role: String,
+    /// A string, or a list of parts.
+    content: Value,
+}
+
+/// What all chunks of one answer have in common.
+#[derive(Clone)]
+struct Completion {
+    id: String,
+    created: u64,
+    model: String,
+}
+
+const MAX_DELAY: u64 = 10 * 60_000;
+const MAX_PAUSE: u64 = 60_000;
+
+const ANSWER: &str = "No model runs here, but the stream is real: this text comes word by word, as \
+    chat.completion.chunk objects, from a server that knows nothing of proxies and time-outs. The \
+    gateway in front of it forwards each chunk as it comes, tells every proxy on the way not to \
+    hold it back, and while nobody says anything it sends a comment now and then, so that nothing \
+    on the way takes the silence for the end.";
+
+impl Default for Question {
+    fn default() -> Self {
+        Self {
+            model: "demo".to_owned(),
+            messages: Vec::new(),
+            stream: false,
+            delay_ms: 1000,
+            pause_ms: 40,
+        }
+    }
+}
+
+/// Reads the body whatever its type is called, so that a plain `curl -d` works.
+pub(super) async fn complete(body: Bytes) -> Response {
+    let question: Question = match serde_json::from_slice(&body) {
+        Ok(question) => question,
+        Err(error) => return invalid(&error),
+    };
+    let answer = question.answer();
+    if question.stream {
+        return Sse::new(tokens(&question, &answer)).into_response();
+    }
+    tokio::time::sleep(question.delay()).await;
+    Json(Completion::new(&question).whole(&answer)).into_response()
+}
+
+/// The role comes at once and the first token after the delay; so the silence is one in the middle
+/// of a stream, as it is with a model that thinks.
+fn tokens(
+    question: &Question,
+    answer: &str,
+) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
+    let completion = Completion::new(question);
+    let role = completion.chunk(&json!({ "role": "assistant", "content": "" }), None);
+    let words = answer.split_inclusive(' ');
+    let words: Vec<_> = words
+        .map(|word| completion.chunk(&json!({ "content": word }), None))
+        .collect();
+    let stop = completion.chunk(&json!({}), Some("stop"));
+
+    let (delay, pause) = (question.delay(), question.pause());
+    let events = stream::iter([(Duration::ZERO, role)])
+        .chain(stream::iter(words).enumerate().map(move |(n, word)| {
+            let silence = if n == 0 { delay } else { pause };
+            (silence, word)
+        }))
+        .chain(stream::iter([stop, "[DONE]".to_owned()]).map(|last| (Duration::ZERO, last)));
+    events.then(|(silence, data)| async move {
+        tokio::time::sleep(silence).await;
+        Ok(Event::default().data(data))
+    })
+}
+
+impl Question {
+    fn delay(&self) -> Duration {
+        Duration::from_millis(self.delay_ms.min(MAX_DELAY))
+    }
+
+    fn pause(&self) -> Duration {
+        Duration::from_millis(self.pause_ms.min(MAX_PAUSE))
+    }
+
+    fn answer(&self) -> String {
+        let mut asked = self.messages.iter().rev();
+        let asked = asked.find(|message| message.role == "user");
+        match asked.and_then(|message| message.content.as_str()) {
+            Some(text) => format!("You asked: “{}” {ANSWER}", text.trim()),
+            None => ANSWER.to_owned(),
+        }
+    }
+}
+
+impl Completion {
+    fn new(question: &Question) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default();
+        Self {
+            id: format!("chatcmpl-{:x}", now.as_nanos()),
+            created: now.as_secs(),
+            model: question.model.clone(),
+        }
+    }
+
+    fn chunk(&self, delta: &Value, finish_reason: Option<&str>) -> String {
+        let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish_reason });
+        self.object("chat.completion.chunk", &choice).to_string()
+    }
+
+    fn whole(&self, answer: &str) -> Value {
+        let message = json!({ "role": "assistant", "content": answer });
+        let choice = json!({ "index": 0, "message": message, "finish_reason": "stop" });
+        self.object("chat.completion", &choice)
+    }
+
+    fn object(&self, object: &str, choice: &Value) -> Value {
+        json!({
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "choices": [choice],
+        })
+    }
+}
+
+/// As OpenAI says it, so that its SDKs show the message.
+fn invalid(error: &serde_json::Error) -> Response {
+    let error = json!({
+        "message": format!("The body is not a chat completion request: {error}"),
+        "type": "invalid_request_error",
+        "param": null,
+        "code": null,
+    });
+    (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response()
+}

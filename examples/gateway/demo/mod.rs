@@ -1,0 +1,116 @@
+//! The demo platform behind the gateway: what teams stream, each in a few lines of axum. It returns
+//! axum's `Sse` as it is, without `keep_alive`: all else is the gateway's to add.
+
+mod chat;
+mod topic;
+mod training;
+
+use std::future::IntoFuture as _;
+use std::io;
+
+use axum::Router;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Query};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::serve::ListenerExt as _;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+/// The id of the last event that a client has seen; 0 if it has seen none. All streams here count
+/// their events from 1.
+struct LastEventId(u64);
+
+/// An `EventSource` sends the header when it comes back by itself. The one that a page makes anew
+/// cannot, so the page puts the id into the query.
+#[derive(Deserialize)]
+struct ResumeQuery {
+    last_event_id: Option<String>,
+}
+
+const NOT_FOUND: &str = "\
+there are: / (a page), /sse (GET and POST), /training, /v1/chat/completions (POST), /ws
+";
+
+/// Events are kept, so none may be large.
+const MAX_BODY: usize = 64 * 1024;
+
+/// Starts the platform on a port of its own, so that the gateway reaches it as it reaches any other.
+pub(crate) async fn start() -> io::Result<Authority> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let listener = listener.tap_io(|socket| {
+        // without it an event is sent late at worst
+        let _ = socket.set_nodelay(true);
+    });
+    tokio::spawn(axum::serve(listener, router()).into_future());
+    address.parse().map_err(io::Error::other)
+}
+
+fn router() -> Router {
+    Router::new()
+        .route("/", page(include_str!("../page.html"), "text/html"))
+        .route("/page.css", page(include_str!("../page.css"), "text/css"))
+        .route(
+            "/page.js",
+            page(include_str!("../page.js"), "text/javascript"),
+        )
+        .route("/sse", get(topic::subscribe).post(topic::publish))
+        .with_state(topic::Topic::default())
+        .route("/training", get(training::run))
+        .route("/v1/chat/completions", post(chat::complete))
+        .route("/ws", any(echo))
+        .fallback((StatusCode::NOT_FOUND, NOT_FOUND))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+}
+
+fn page<S>(text: &'static str, media_type: &'static str) -> axum::routing::MethodRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let content_type = format!("{media_type}; charset=utf-8");
+    get(move || async move { ([(CONTENT_TYPE, content_type)], text) })
+}
+
+/// What a WebSocket does instead: two ways, frames of its own, no ids, no resume.
+async fn echo(upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(send_back)
+}
+
+async fn send_back(mut socket: WebSocket) {
+    while let Some(Ok(message)) = socket.recv().await {
+        let sent = match message {
+            Message::Text(_) | Message::Binary(_) => socket.send(message).await,
+            // axum answers pings and the closing by itself
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) => Ok(()),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for LastEventId {
+    type Rejection = std::convert::Infallible;
+
+    /// What is not one of our ids is as good as none.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let query = Query::<ResumeQuery>::try_from_uri(&parts.uri).ok();
+        let query = query.and_then(|query| query.0.last_event_id);
+        let id = header(&parts.headers).or(query);
+        Ok(Self(id.and_then(|id| id.parse().ok()).unwrap_or(0)))
+    }
+}
+
+fn header(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get("last-event-id")?;
+    id.to_str().ok().map(str::to_owned)
+}
+
+fn bad_request(line: &str) -> Response {
+    (StatusCode::BAD_REQUEST, format!("{line}\n")).into_response()
+}

@@ -1,0 +1,117 @@
+//! `GET /sse` and `POST /sse`: publish and subscribe, with a history to come back to.
+//!
+//! ```sh
+//! curl -N http://127.0.0.1:8080/sse
+//! curl -N -H 'Last-Event-ID: 2' http://127.0.0.1:8080/sse
+//! curl -d data=hello http://127.0.0.1:8080/sse
+//! ```
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Form;
+use axum::extract::State;
+use axum::extract::rejection::FormRejection;
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt as _, stream};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::{LastEventId, bad_request};
+
+/// The history itself is the channel: a subscriber copies what it has not seen and waits for a
+/// change. So nothing falls between the events so far and the live ones, and a slow subscriber
+/// fills no queue.
+#[derive(Clone, Default)]
+pub(super) struct Topic(Arc<watch::Sender<History>>);
+
+/// The newest events, oldest first.
+#[derive(Default)]
+struct History {
+    events: VecDeque<Published>,
+    newest: u64,
+}
+
+#[derive(Clone)]
+struct Published {
+    id: u64,
+    data: Arc<str>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Publication {
+    data: Option<String>,
+}
+
+const HISTORY: usize = 1000;
+
+pub(super) async fn subscribe(
+    State(topic): State<Topic>,
+    LastEventId(last): LastEventId,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let events = events_after(topic.0.subscribe(), last);
+    Sse::new(events.map(|event| Ok(event.into())))
+}
+
+fn events_after(topic: watch::Receiver<History>, last: u64) -> impl Stream<Item = Published> {
+    let batches = stream::unfold((topic, last), |(mut topic, last)| async move {
+        loop {
+            let batch = topic.borrow_and_update().after(last);
+            if let Some(newest) = batch.last() {
+                let last = newest.id;
+                return Some((stream::iter(batch), (topic, last)));
+            }
+            topic.changed().await.ok()?;
+        }
+    });
+    batches.flatten()
+}
+
+pub(super) async fn publish(
+    State(topic): State<Topic>,
+    form: Result<Form<Publication>, FormRejection>,
+) -> Response {
+    let data = form.ok().and_then(|Form(publication)| publication.data);
+    let Some(data) = data.filter(|data| !data.is_empty()) else {
+        return bad_request("the form needs a field `data`, as in: curl -d data=hello URL");
+    };
+    format!("event {}\n", topic.publish(&data)).into_response()
+}
+
+impl Topic {
+    fn publish(&self, data: &str) -> u64 {
+        // a browser's form writes line ends as CRLF, and axum takes that for two
+        let data: Arc<str> = data.replace("\r\n", "\n").into();
+        let mut id = 0;
+        self.0.send_modify(|history| id = history.push(data));
+        id
+    }
+}
+
+impl History {
+    fn push(&mut self, data: Arc<str>) -> u64 {
+        self.newest += 1;
+        let id = self.newest;
+        self.events.push_back(Published { id, data });
+        if self.events.len() > HISTORY {
+            self.events.pop_front();
+        }
+        id
+    }
+
+    /// An id that is newer than the newest was given before a restart, and stands for nothing now.
+    fn after(&self, last: u64) -> Vec<Published> {
+        let last = if last > self.newest { 0 } else { last };
+        let unseen = self.events.iter().filter(|event| event.id > last);
+        unseen.cloned().collect()
+    }
+}
+
+impl From<Published> for Event {
+    fn from(published: Published) -> Self {
+        let id = published.id.to_string();
+        Self::default().id(id).data(published.data)
+    }
+}

@@ -1,0 +1,75 @@
+//! `GET /training`: the progress of a run, a stream that ends.
+//!
+//! ```sh
+//! curl -N http://127.0.0.1:8080/training
+//! curl -N 'http://127.0.0.1:8080/training?epochs=5&pause_ms=2000'
+//! curl -N -H 'Last-Event-ID: 30' http://127.0.0.1:8080/training
+//! curl -i -H 'Last-Event-ID: 41' http://127.0.0.1:8080/training      # 204: it is over
+//! ```
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::Query;
+use axum::http::StatusCode;
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt as _, stream};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::LastEventId;
+
+#[derive(Deserialize)]
+#[serde(default)]
+pub(super) struct Run {
+    epochs: u64,
+    pause_ms: u64,
+}
+
+const MAX_EPOCHS: u64 = 1000;
+const MAX_PAUSE: u64 = 60_000;
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            epochs: 40,
+            pause_ms: 300,
+        }
+    }
+}
+
+/// Epoch *n* has the id *n*, and `done` the one after the last. A client that has seen `done` gets
+/// 204, the one answer that stops an `EventSource` from coming back.
+pub(super) async fn run(Query(run): Query<Run>, LastEventId(last): LastEventId) -> Response {
+    let epochs = run.epochs.clamp(1, MAX_EPOCHS);
+    let pause = Duration::from_millis(run.pause_ms.min(MAX_PAUSE));
+    if last > epochs {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let events = stream::iter(last + 1..=epochs + 1).then(move |id| async move {
+        if id <= epochs {
+            tokio::time::sleep(pause).await;
+        }
+        Ok::<_, Infallible>(event(id, epochs))
+    });
+    Sse::new(events).into_response()
+}
+
+fn event(id: u64, epochs: u64) -> Event {
+    let (name, data) = if id <= epochs {
+        let data = json!({ "epoch": id, "epochs": epochs, "loss": loss(id) });
+        ("progress", data)
+    } else {
+        ("done", json!({ "epochs": epochs, "loss": loss(epochs) }))
+    };
+    let event = Event::default().id(id.to_string()).event(name);
+    event.data(data.to_string())
+}
+
+/// Falls and trembles, and is the same at each epoch whoever asks: so a resumed run goes on.
+fn loss(epoch: u64) -> f64 {
+    let epoch = epoch as f64;
+    let loss = 0.12 + 2.2 * (-epoch / 9.0).exp() + 0.03 * (epoch * 2.4).sin();
+    (loss * 1e4).round() / 1e4
+}

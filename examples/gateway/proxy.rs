@@ -1,0 +1,364 @@
+//! The reverse proxy: hyper's client as a tower service, with what RFC 9110 asks of a hop in the
+//! middle. It knows nothing of event streams; those are `SseLayer`'s.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::{Ready, ready};
+use std::io;
+use std::iter::successors;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, COOKIE, HOST, TE, UPGRADE};
+use http::request;
+use http::uri::{Authority, Scheme};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+};
+use http_body::Body as _;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tower::retry::{Policy, Retry};
+use tower::timeout::{Timeout, error::Elapsed};
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt as _, service_fn};
+use tracing::{debug, warn};
+
+/// A body in either direction: streamed from the other side, or a short text of our own.
+pub(crate) type Body = Either<Incoming, Full<Bytes>>;
+
+type Client = Timeout<Retry<RetryOnce, legacy::Client<HttpConnector, Body>>>;
+
+/// Forwards each request to one upstream.
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    client: Client,
+    upstream: Authority,
+}
+
+/// How long the upstream may take.
+pub(crate) struct Timeouts {
+    pub(crate) connect: Duration,
+    /// Until the head of the response. Its body may take for ever: that is what a stream does.
+    pub(crate) head: Duration,
+}
+
+/// Who is at the other end of the client's connection; the listener puts it into each request.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// A change of protocol (RFC 9110, 7.8) that a client asked for, and its end of the tunnel.
+struct Upgrade {
+    protocol: HeaderValue,
+    client: OnUpgrade,
+}
+
+/// Sends a request a second time if the connection broke before the answer: a pooled connection
+/// may be closed by the upstream in the moment that we write to it. hyper itself only repeats
+/// what it had not begun to write.
+#[derive(Clone, Default)]
+struct RetryOnce {
+    spent: bool,
+}
+
+/// Fields for one hop only, beside those that `Connection` names (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [&str; 6] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Shorter than the 5 s after which uvicorn and Node close an idle connection: not to be the one
+/// who writes to it at that moment matters more than a saved handshake.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+
+impl Proxy {
+    pub(crate) fn new(upstream: Authority, timeouts: &Timeouts) -> Self {
+        let client = ServiceBuilder::new()
+            .timeout(timeouts.head)
+            .retry(RetryOnce::default())
+            .service(client(timeouts.connect));
+        Self { client, upstream }
+    }
+
+    pub(crate) fn into_service(
+        self,
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static {
+        service_fn(move |request| {
+            let proxy = self.clone();
+            async move { Ok(proxy.forward(request).await) }
+        })
+    }
+
+    async fn forward(self, mut request: Request<Incoming>) -> Response<Body> {
+        if request.method() == Method::CONNECT {
+            return text(StatusCode::NOT_IMPLEMENTED, "this proxy opens no tunnels");
+        }
+        let upgrade = Upgrade::asked(&mut request);
+        let request = match to_upstream(request, self.upstream, upgrade.as_ref()) {
+            Ok(request) => request,
+            Err(_) => return text(StatusCode::BAD_REQUEST, "the request has no usable target"),
+        };
+        match self.client.oneshot(request).await {
+            Ok(response) => to_client(response, upgrade),
+            Err(error) => failure(&*error),
+        }
+    }
+}
+
+fn client(connect: Duration) -> legacy::Client<HttpConnector, Body> {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(connect));
+    legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .build(connector)
+}
+
+// === The request ===
+
+fn to_upstream(
+    request: Request<Incoming>,
+    upstream: Authority,
+    upgrade: Option<&Upgrade>,
+) -> Result<Request<Body>, http::Error> {
+    let (mut head, body) = request.into_parts();
+    debug!(method = %head.method, path = head.uri.path(), "request");
+    let trailers = names(&head.headers, TE, "trailers");
+    strip_hop_by_hop(&mut head.headers);
+    if trailers {
+        head.headers
+            .insert(TE, HeaderValue::from_static("trailers"));
+        head.headers
+            .append(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(upgrade) = upgrade {
+        switch_to(&mut head.headers, &upgrade.protocol);
+    }
+    say_who_asked(&mut head);
+    // HTTP/2 splits cookies, HTTP/1 wants them in one line (RFC 9113, 8.2.3)
+    join_lines(&mut head.headers, COOKIE, b"; ");
+    head.uri = target(&head.uri, upstream)?;
+    head.version = Version::HTTP_11;
+    Ok(Request::from_parts(head, Either::Left(body)))
+}
+
+/// Says for whom we ask. What came in is kept: a proxy in front of us that ends TLS knows better.
+fn say_who_asked(head: &mut request::Parts) {
+    let headers = &mut head.headers;
+    // hyper's client then writes the upstream's
+    let host = headers.remove(HOST);
+    let authority = || HeaderValue::from_str(head.uri.authority()?.as_str()).ok();
+    if let Some(host) = host.or_else(authority) {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+    let proto = HeaderValue::from_static("http");
+    headers.entry(X_FORWARDED_PROTO).or_insert(proto);
+    if let Some(peer) = head.extensions.get().and_then(peer_address) {
+        headers.append(X_FORWARDED_FOR, peer);
+        join_lines(headers, X_FORWARDED_FOR, b", ");
+    }
+}
+
+fn peer_address(peer: &Peer) -> Option<HeaderValue> {
+    HeaderValue::from_str(&peer.0.ip().to_canonical().to_string()).ok()
+}
+
+fn target(uri: &Uri, upstream: Authority) -> Result<Uri, http::Error> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(upstream)
+        .path_and_query(path)
+        .build()
+}
+
+impl Policy<Request<Body>, Response<Incoming>, legacy::Error> for RetryOnce {
+    type Future = Ready<()>;
+
+    fn retry(
+        &mut self,
+        _: &mut Request<Body>,
+        result: &mut Result<Response<Incoming>, legacy::Error>,
+    ) -> Option<Ready<()>> {
+        let broke = result.as_ref().is_err_and(|error| !error.is_connect());
+        let first = !std::mem::replace(&mut self.spent, true);
+        (broke && first).then(|| ready(()))
+    }
+
+    /// Only what may be done twice (RFC 9110, 9.2.2), and whose body is not gone after once.
+    fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {
+        if !request.method().is_idempotent() || !request.body().is_end_stream() {
+            return None;
+        }
+        let mut copy = Request::new(Either::Right(Full::default()));
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        Some(copy)
+    }
+}
+
+// === The response ===
+
+fn to_client(mut response: Response<Incoming>, upgrade: Option<Upgrade>) -> Response<Body> {
+    strip_hop_by_hop(response.headers_mut());
+    // an HTTP/1.0 upstream is no reason to answer in HTTP/1.0
+    *response.version_mut() = Version::HTTP_11;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return response.map(Either::Left);
+    }
+    let Some(upgrade) = upgrade else {
+        return text(
+            StatusCode::BAD_GATEWAY,
+            "the upstream changed the protocol unasked",
+        );
+    };
+    switch_to(response.headers_mut(), &upgrade.protocol);
+    let upstream = hyper::upgrade::on(&mut response);
+    tokio::spawn(tunnel(upgrade.client, upstream));
+    response.map(Either::Left)
+}
+
+/// The client reads a plain line that tells nothing about what is behind us; the log has it all.
+fn failure(error: &(dyn Error + 'static)) -> Response<Body> {
+    let (status, reason) = if error.is::<Elapsed>() {
+        (
+            StatusCode::GATEWAY_TIMEOUT,
+            "the upstream took too long to answer",
+        )
+    } else if causes(error).any(is_timeout) {
+        (
+            StatusCode::GATEWAY_TIMEOUT,
+            "the upstream took too long to accept a connection",
+        )
+    } else if causes(error).any(is_connect) {
+        (StatusCode::BAD_GATEWAY, "the upstream cannot be reached")
+    } else {
+        (
+            StatusCode::BAD_GATEWAY,
+            "the upstream broke off before its answer",
+        )
+    };
+    let causes: Vec<_> = causes(error).map(ToString::to_string).collect();
+    warn!(status = status.as_u16(), "{reason}: {}", causes.join(": "));
+    text(status, reason)
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    successors(Some(error), |&error| error.source())
+}
+
+fn is_connect(cause: &(dyn Error + 'static)) -> bool {
+    let error = cause.downcast_ref::<legacy::Error>();
+    error.is_some_and(legacy::Error::is_connect)
+}
+
+fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
+    let error = cause.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+fn text(status: StatusCode, line: &'static str) -> Response<Body> {
+    let body = Full::from(format!("{line}\n"));
+    let mut response = Response::new(Either::Right(body));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, plain);
+    response
+}
+
+// === Upgrades ===
+
+impl Upgrade {
+    /// HTTP/2 has no such thing. `h2c` is refused: in that tunnel requests would pass that nobody
+    /// here has looked at.
+    fn asked(request: &mut Request<Incoming>) -> Option<Self> {
+        let headers = request.headers();
+        let protocol = headers.get(UPGRADE)?.clone();
+        let tunnel = request.version() == Version::HTTP_11
+            && names(headers, CONNECTION, "upgrade")
+            && !names(headers, UPGRADE, "h2c");
+        tunnel.then(|| Self {
+            protocol,
+            client: hyper::upgrade::on(request),
+        })
+    }
+}
+
+fn switch_to(headers: &mut HeaderMap, protocol: &HeaderValue) {
+    headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol.clone());
+}
+
+async fn tunnel(client: OnUpgrade, upstream: OnUpgrade) {
+    match copy(client, upstream).await {
+        Ok((sent, received)) => debug!(sent, received, "tunnel closed"),
+        Err(error) => debug!(error, "tunnel broken"),
+    }
+}
+
+async fn copy(client: OnUpgrade, upstream: OnUpgrade) -> Result<(u64, u64), BoxError> {
+    let (client, upstream) = tokio::try_join!(client, upstream)?;
+    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+    Ok(tokio::io::copy_bidirectional(&mut client, &mut upstream).await?)
+}
+
+// === Fields ===
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<_> = list(headers, CONNECTION)
+        .map(str::to_ascii_lowercase)
+        .collect();
+    for name in HOP_BY_HOP
+        .into_iter()
+        .chain(named.iter().map(String::as_str))
+    {
+        headers.remove(name);
+    }
+}
+
+fn names(headers: &HeaderMap, field: HeaderName, token: &str) -> bool {
+    list(headers, field).any(|item| item.eq_ignore_ascii_case(token))
+}
+
+/// The items of a comma-separated field, over all of its lines.
+fn list(headers: &HeaderMap, field: HeaderName) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(field).into_iter();
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+}
+
+/// Makes one line of many, for servers that look at the first only.
+fn join_lines(headers: &mut HeaderMap, field: HeaderName, separator: &[u8]) {
+    let lines = headers.get_all(&field).into_iter();
+    let lines: Vec<_> = lines.map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(line) = HeaderValue::from_bytes(&lines.join(separator))
+    {
+        headers.insert(field, line);
+    }
+}
