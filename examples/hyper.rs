@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --example hyper
-//! curl -N http://127.0.0.1:3000/    # press Ctrl-C in the server: curl ends at once, cleanly
+//! curl -N http://127.0.0.1:3000/    # press Ctrl-C in the server: curl ends within a second, cleanly
 //! ```
 //!
 //! Take the `drain` line out, and the server hangs for as long as curl listens.

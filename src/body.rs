@@ -66,7 +66,7 @@ enum Stage {
     Open,
     /// All data has been handed on, these come behind it.
     Trailers(HeaderMap),
-    /// The error waits until what was handed on is written.
+    /// The error waits while what was handed on is written.
     Failing(BoxError, Option<Instant>),
     Ended,
 }
@@ -76,7 +76,7 @@ enum Stage {
 const FRAMES_PER_POLL: usize = 32;
 
 /// hyper drops what it has not written yet when an error follows, even the response head; a
-/// millisecond later it has written. The rest is for busy machines.
+/// millisecond later it has written, unless the client does not read. The rest is for busy machines.
 const FLUSH_TIME: Duration = Duration::from_millis(10);
 
 impl<B> SseBody<B> {
@@ -175,7 +175,9 @@ where
 
     /// Ready when there is output, the stage has changed, or it is time to look again.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.slot.on_poll(cx);
+        if self.engine.is_watched() {
+            self.slot.on_poll(cx);
+        }
         if let Some(ending) = self.engine.on_poll(Instant::now) {
             self.on_ending(ending);
             return Poll::Ready(());

@@ -52,7 +52,7 @@ impl Gemini {
         if starts("x-goog-api-client", b"genai-js/") {
             return Some(Self::Legacy);
         }
-        let current = starts("x-goog-api-client", b"")
+        let current = request.headers.contains_key("x-goog-api-client")
             || starts(header::USER_AGENT.as_str(), b"google-genai-sdk/")
             || request.uri.path().ends_with(":streamGenerateContent");
         current.then_some(Self::Current)

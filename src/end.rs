@@ -6,10 +6,10 @@ pub enum EndReason {
     Complete,
     /// The service's body failed; the client saw the connection break, not a clean end.
     Failed,
-    /// The drain ended it at an event boundary, or refused it before its first event.
+    /// The drain ended it cleanly, at an event boundary where there was one in time.
     Drained,
-    /// The drain's deadline passed in the middle of an answer: the connection was broken off, so
-    /// that the client does not take the half for the whole.
+    /// The drain broke the connection off in the middle of an answer, so that the client does not
+    /// take the half for the whole.
     Aborted,
     /// The client went away, or the server dropped the connection.
     Disconnected,

@@ -52,12 +52,16 @@ pub(crate) struct Exchange {
 
 /// What becomes of a response's body.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, into the box of its stream"
+)]
 pub(crate) enum Handling {
     /// It passes as it is.
     Untouched,
     /// It is dropped for these bytes.
     Replaced(Bytes),
-    Stream(Box<Engine>),
+    Stream(Engine),
 }
 
 /// One stream on its way through the concerns.
@@ -70,8 +74,8 @@ pub(crate) struct Engine {
     outbox: Outbox,
     /// The client has had bytes that are not the service's.
     spoken: bool,
-    /// A blank line that was taken away ended the last frame: if it was cut, its LF goes too.
-    cut: bool,
+    /// The last frame ended with a blank line that was dropped: if it was cut, its LF goes too.
+    dropped: bool,
     ended: bool,
 }
 
@@ -89,8 +93,8 @@ struct Lines<'a> {
     outbox: &'a mut Outbox,
     frame: &'a Bytes,
     handed: usize,
-    was_cut: bool,
-    cut: &'a mut bool,
+    drop_lf: bool,
+    dropped: &'a mut bool,
     ending: Option<Ending>,
 }
 
@@ -119,17 +123,18 @@ impl Concerns {
         let Some(kind) = EventStream::of(response, client) else {
             return Handling::Untouched;
         };
-        if kind == EventStream::Plain {
-            headers::unbind(&mut response.headers);
-        }
-        if let Some(headers) = &self.headers {
-            headers.on_response(&mut response.headers);
-        }
         let refusal = self
             .drain
             .as_ref()
             .and_then(|drain| drain.refuse(response, client, late));
+        // A refusal in plain text is no event stream any more.
+        if let Some(headers) = &self.headers
+            && EventStream::of(response, client).is_some()
+        {
+            headers.on_response(&mut response.headers);
+        }
         if let Some(body) = refusal {
+            headers::unbind(&mut response.headers);
             return Handling::Replaced(body);
         }
         let parts = match kind {
@@ -139,20 +144,29 @@ impl Concerns {
                 ..Parts::default()
             },
         };
-        parts.on_response(response);
-        if parts.is_idle() {
+        let idle = parts.is_idle();
+        if kind == EventStream::Plain && !(idle && self.headers.is_none()) {
+            headers::unbind(&mut response.headers);
+        }
+        if idle {
             return Handling::Untouched;
         }
-        Handling::Stream(Box::new(Engine::new(kind, parts)))
+        Handling::Stream(Engine::new(kind, parts))
     }
 
-    fn parts(&self, response: &response::Parts, client: Client, ids: Option<EventIds>) -> Parts {
-        let heartbeat = self.heartbeat.as_ref();
-        let heartbeat = heartbeat.map(|layer| response.extensions.get().unwrap_or(layer));
+    fn parts(
+        &self,
+        response: &mut response::Parts,
+        client: Client,
+        ids: Option<EventIds>,
+    ) -> Parts {
         Parts {
-            ids: ids.filter(EventIds::needs_lines),
+            ids: ids.and_then(|ids| ids.on_response(response)),
             drain: self.watcher(response, client),
-            heartbeat: heartbeat.and_then(|layer| layer.on_response(client)),
+            heartbeat: self
+                .heartbeat
+                .as_ref()
+                .and_then(|layer| layer.on_response(response, client)),
         }
     }
 
@@ -173,7 +187,7 @@ impl Engine {
             parts,
             outbox: Outbox::default(),
             spoken: false,
-            cut: false,
+            dropped: false,
             ended: false,
         }
     }
@@ -183,6 +197,11 @@ impl Engine {
         if let Some(drain) = &mut self.parts.drain {
             drain.on_open(stream());
         }
+    }
+
+    /// Whether the drain watches, and may have to wake the stream.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.parts.drain.is_some()
     }
 
     /// What must happen before upstream is heard, so that one that is always ready cannot outlive
@@ -245,7 +264,8 @@ impl Engine {
         trace!(debug, "event stream ended", reason = reason);
         let at = self.position();
         self.outbox.push(self.bom.finish());
-        if let Some(mut drain) = self.parts.drain.take()
+        // The part stays: the stream is one of those that are left until its last byte is taken.
+        if let Some(drain) = &mut self.parts.drain
             && reason == EndReason::Drained
             && let Some(last) = drain.on_end(at)
         {
@@ -281,7 +301,7 @@ impl Engine {
             scanner,
             parts,
             outbox,
-            cut,
+            dropped,
             ..
         } = self;
         let mut lines = Lines {
@@ -289,12 +309,17 @@ impl Engine {
             outbox,
             frame,
             handed: 0,
-            was_cut: mem::take(cut),
-            cut,
+            drop_lf: mem::take(dropped),
+            dropped,
             ending: None,
         };
         scanner.scan(frame, |mark| lines.on_mark(&mark));
-        lines.finish()
+        let ending = lines.finish();
+        if ending.is_some() {
+            // What was scanned behind the end does not go down.
+            *scanner = Scanner::new();
+        }
+        ending
     }
 }
 
@@ -305,12 +330,6 @@ impl Drop for Engine {
 }
 
 impl Parts {
-    fn on_response(&self, response: &mut response::Parts) {
-        if let Some(sent) = self.ids.as_ref().and_then(EventIds::sent) {
-            response.extensions.insert(sent.clone());
-        }
-    }
-
     fn is_idle(&self) -> bool {
         self.ids.is_none() && self.drain.is_none() && self.heartbeat.is_none()
     }
@@ -325,39 +344,28 @@ impl Parts {
         if let Some(drain) = &mut self.drain {
             drain.on_field(field);
         }
-        if field.name == b"id" {
-            if let Some(ids) = &mut self.ids {
-                ids.on_id(field);
-            }
-            self.on_id();
+        if let Some(ids) = &mut self.ids {
+            ids.on_field(field);
         }
-    }
-
-    fn on_id(&mut self) {
         if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.on_id();
+            heartbeat.on_field(field);
         }
     }
 
     /// The lines that the block still needs.
     fn on_event_end(&mut self, block: &BlockEnd) -> [Option<Bytes>; 2] {
         let id = self.ids.as_mut().and_then(|ids| ids.on_event_end(block));
-        if id.is_some() {
-            self.on_id();
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.on_event_end(block, id.is_some());
         }
-        if let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| block.data) {
-            heartbeat.on_event_end();
-        }
-        [
-            id,
-            self.drain
-                .as_mut()
-                .and_then(|drain| drain.on_event_end(block)),
-        ]
+        let drain = self.drain.as_mut();
+        [id, drain.and_then(|drain| drain.on_event_end(block))]
     }
 
-    fn unblocks(&self, block: &BlockEnd) -> bool {
-        self.ids.as_ref().is_some_and(|ids| ids.unblocks(block))
+    fn drops_blank_line(&self, block: &BlockEnd) -> bool {
+        self.ids
+            .as_ref()
+            .is_some_and(|ids| ids.drops_blank_line(block))
     }
 }
 
@@ -369,22 +377,26 @@ impl Lines<'_> {
         match mark {
             Mark::Field(field) => self.parts.on_field(field),
             Mark::BlockEnd(block) => self.on_block_end(block),
-            Mark::LineFeed => self.handed = usize::from(self.was_cut),
+            Mark::LineFeed => self.handed = usize::from(self.drop_lf),
         }
     }
 
     fn on_block_end(&mut self, block: &BlockEnd) {
-        if self.parts.unblocks(block) {
+        if self.parts.drops_blank_line(block) {
             self.hand_over(block.blank.start);
             self.handed = block.blank.end;
-            *self.cut = block.blank.end == self.frame.len();
+            *self.dropped = block.blank.end == self.frame.len();
         } else {
             for line in self.parts.on_event_end(block).into_iter().flatten() {
                 self.hand_over(block.blank.start);
                 self.outbox.push(line);
             }
         }
-        self.ending = self.parts.drain.as_ref().and_then(Watcher::on_boundary);
+        let rest = &self.frame[block.blank.start..];
+        // A CR whose LF may still come is no place to end.
+        if rest != b"\r" {
+            self.ending = self.parts.drain.as_ref().and_then(Watcher::on_boundary);
+        }
         if self.ending.is_some() {
             self.hand_over(block.blank.end);
         }

@@ -4,7 +4,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, request};
+use http::{HeaderName, request, response};
 
 use crate::{
     client::Client,
@@ -69,6 +69,7 @@ struct Sent {
 /// The ids of one stream.
 #[derive(Debug)]
 pub(crate) struct EventIds {
+    track: bool,
     sent: Option<LastSentId>,
     /// The number that the next event without an id gets; `None` when ids are not assigned.
     next: Option<u64>,
@@ -143,7 +144,8 @@ impl EventIdLayer {
             .as_ref()
             .is_some_and(|When(when)| !client.mcp && client.gemini.is_none() && when(request));
         let ids = EventIds {
-            sent: self.track.then(LastSentId::default),
+            track: self.track,
+            sent: None,
             next: assigns.then(|| number_after(last.as_ref())),
             block: None,
         };
@@ -154,7 +156,8 @@ impl EventIdLayer {
     }
 
     fn last_event_id(&self, request: &request::Parts) -> Option<EventId> {
-        let id = match request.headers.get(LAST_EVENT_ID) {
+        let header = request.headers.get(LAST_EVENT_ID);
+        let id = match header.filter(|id| !id.is_empty()) {
             Some(id) => EventId::from_bytes(id.as_bytes()),
             None => EventId::new(parameter(request, self.query.as_ref()?)?),
         };
@@ -189,16 +192,19 @@ impl LastSentId {
 }
 
 impl EventIds {
-    /// The handle for the response's extensions.
-    pub(crate) fn sent(&self) -> Option<&LastSentId> {
-        self.sent.as_ref()
+    /// The part of this stream, if there is anything to do in it.
+    pub(crate) fn on_response(mut self, response: &mut response::Parts) -> Option<Self> {
+        if self.track {
+            let sent = self.sent.insert(LastSentId::default());
+            response.extensions.insert(sent.clone());
+        }
+        (self.track || self.next.is_some()).then_some(self)
     }
 
-    pub(crate) fn needs_lines(&self) -> bool {
-        self.sent.is_some() || self.next.is_some()
-    }
-
-    pub(crate) fn on_id(&mut self, field: &Field<'_>) {
+    pub(crate) fn on_field(&mut self, field: &Field<'_>) {
+        if field.name != b"id" {
+            return;
+        }
         // "If the field value does not contain U+0000 NULL": else it is as if it were not there.
         if memchr::memchr(0, field.value).is_some() {
             return;
@@ -224,7 +230,7 @@ impl EventIds {
     }
 
     /// Whether the block is only a comment, which must not stay a block in a stream with ids.
-    pub(crate) fn unblocks(&self, block: &BlockEnd) -> bool {
+    pub(crate) fn drops_blank_line(&self, block: &BlockEnd) -> bool {
         self.next.is_some() && block.comments && !block.fields
     }
 

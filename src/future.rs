@@ -49,7 +49,7 @@ where
         let body = match this.concerns.on_response(&mut head, exchange) {
             Handling::Untouched => SseBody::untouched(body),
             Handling::Replaced(bytes) => SseBody::replaced(bytes),
-            Handling::Stream(engine) => SseBody::stream(body, *engine),
+            Handling::Stream(engine) => SseBody::stream(body, engine),
         };
         Poll::Ready(Ok(Response::from_parts(head, body)))
     }

@@ -16,6 +16,7 @@ use crate::media;
 ///   nginx on the way eats the header, so every hop has to say it anew;
 /// - `Content-Type` keeps its parameters and gets its essence in lower case, since the
 ///   compression layer of `tower-http` compares bytes;
+/// - `Content-Length` goes, and digests of the content: a layer further in may have added bytes;
 /// - hop-by-hop headers go ([RFC 9110, section 7.6.1][hop]): on HTTP/2 they are illegal, and
 ///   Safari drops such a stream. There is never a `Connection` header.
 ///
@@ -95,7 +96,10 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .collect::<Vec<_>>()
     {
         for name in value.as_bytes().split(|byte| *byte == b',') {
-            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+            // Never the one that says what this is, whatever a broken upstream names.
+            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii())
+                && name != CONTENT_TYPE
+            {
                 headers.remove(name);
             }
         }
@@ -208,7 +212,8 @@ mod tests {
     #[test]
     fn hop_by_hop_headers_go_those_named_by_connection_too() {
         let headers = after(&[
-            ("connection", "keep-alive, X-Hop"),
+            ("content-type", "text/event-stream"),
+            ("connection", "keep-alive, X-Hop, content-type"),
             ("connection", "close"),
             ("x-hop", "1"),
             ("keep-alive", "timeout=5"),
@@ -220,7 +225,13 @@ mod tests {
         names.sort_unstable();
         assert_eq!(
             names,
-            ["cache-control", "trailer", "x-accel-buffering", "x-end"]
+            [
+                "cache-control",
+                "content-type",
+                "trailer",
+                "x-accel-buffering",
+                "x-end"
+            ]
         );
     }
 }

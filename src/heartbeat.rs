@@ -1,12 +1,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::response;
 use tokio::time::Instant;
 
 use crate::{
     client::{Client, Gemini},
     jitter::Jitter,
-    wire::{Comment, LineEnd, Position, comment_line},
+    wire::{BlockEnd, Comment, Field, LineEnd, Position, comment_line},
 };
 
 /// Comment heartbeats in the silences of a stream.
@@ -19,8 +20,21 @@ use crate::{
 ///
 /// The [specification] advises a comment "every 15 seconds or so", which is the default here.
 ///
-/// Response extensions override the layer: a handler that inserts a `HeartbeatLayer` into its
-/// response's extensions gets that one, and [`HeartbeatLayer::off`] switches heartbeats off.
+/// A response overrides the layer that it passes: with a `HeartbeatLayer` among its extensions it
+/// gets that one, and with [`HeartbeatLayer::off`] none.
+///
+/// ```
+/// use axum::{Extension, response::IntoResponse};
+/// use tower_sse::HeartbeatLayer;
+/// # use axum::response::sse::{Event, Sse};
+/// # fn no_events() -> impl futures_util::Stream<Item = Result<Event, axum::Error>> {
+/// #     futures_util::stream::empty()
+/// # }
+///
+/// async fn events() -> impl IntoResponse {
+///     (Extension(HeartbeatLayer::off()), Sse::new(no_events()))
+/// }
+/// ```
 ///
 /// On by default in [`SseLayer`](crate::SseLayer); off with
 /// [`without_heartbeat`](crate::SseLayer::without_heartbeat). It needs a tokio runtime with timers,
@@ -51,8 +65,7 @@ pub struct HeartbeatLayer {
 
 /// The bytes of a heartbeat.
 ///
-/// None of them is safe for every client, though all but the first are legal everywhere between
-/// events: many libraries make an empty event of a comment that has a blank line behind it, others
+/// None of them is safe for every client, though all are legal between events: many libraries make an empty event of a comment that has a blank line behind it, others
 /// lose the next event when it has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -179,20 +192,22 @@ impl HeartbeatLayer {
         self
     }
 
-    pub(crate) fn on_response(&self, client: Client) -> Option<Heartbeat> {
-        let interval = self.interval?;
-        let mut heartbeat = Heartbeat {
-            layer: self.clone(),
+    pub(crate) fn on_response(
+        &self,
+        response: &response::Parts,
+        client: Client,
+    ) -> Option<Heartbeat> {
+        let layer = response.extensions.get().unwrap_or(self);
+        let interval = layer.interval?;
+        let heartbeat = Heartbeat {
+            layer: layer.clone(),
             interval,
             client,
             carried_id: false,
-            start: self.start,
-            wait: Duration::ZERO,
+            start: layer.start,
+            wait: layer.jitter.earlier(interval),
             due: None,
         };
-        if self.start != HeartbeatStart::AtOnce {
-            heartbeat.draw();
-        }
         (heartbeat.shape() != HeartbeatShape::Silent).then_some(heartbeat)
     }
 }
@@ -202,16 +217,18 @@ impl Heartbeat {
     pub(crate) fn on_data(&mut self) {
         self.due = None;
         if self.start == HeartbeatStart::AtOnce {
-            self.draw();
+            self.start = HeartbeatStart::AfterSilence;
         }
     }
 
-    pub(crate) fn on_id(&mut self) {
-        self.carried_id = true;
+    pub(crate) fn on_field(&mut self, field: &Field<'_>) {
+        self.carried_id |= field.name == b"id";
     }
 
-    pub(crate) fn on_event_end(&mut self) {
-        if self.start == HeartbeatStart::AfterFirstEvent {
+    /// `numbered` says that the block got an id from us.
+    pub(crate) fn on_event_end(&mut self, block: &BlockEnd, numbered: bool) {
+        self.carried_id |= numbered;
+        if block.data && self.start == HeartbeatStart::AfterFirstEvent {
             self.start = HeartbeatStart::AfterSilence;
         }
     }
@@ -236,24 +253,21 @@ impl Heartbeat {
         at: Position,
         end: LineEnd,
     ) -> Option<Bytes> {
-        if self.due.is_none_or(|due| now < due) {
+        let at_once = self.start == HeartbeatStart::AtOnce;
+        if !at_once && self.due.is_none_or(|due| now < due) {
             return None;
         }
+        if at_once {
+            self.start = HeartbeatStart::AfterSilence;
+        }
         self.due = None;
-        self.draw();
+        self.wait = self.layer.jitter.earlier(self.interval);
         match at {
             _ if self.start == HeartbeatStart::AfterFirstEvent => None,
             Position::Boundary => Some(self.bytes(end)),
             Position::LineStart if self.may_interrupt() => Some(self.layer.line.clone()),
             Position::LineStart | Position::MidLine | Position::AfterCr => None,
         }
-    }
-
-    fn draw(&mut self) {
-        if self.start == HeartbeatStart::AtOnce {
-            self.start = HeartbeatStart::AfterSilence;
-        }
-        self.wait = self.layer.jitter.earlier(self.interval);
     }
 
     fn bytes(&self, end: LineEnd) -> Bytes {

@@ -53,7 +53,8 @@ impl SseLayer {
         }
     }
 
-    /// Leaves headers as they are. Default: [`HeadersLayer::new`].
+    /// Leaves headers as they are, but for a length that no longer holds where bytes may be added.
+    /// Default: [`HeadersLayer::new`].
     pub fn without_headers(mut self) -> Self {
         self.concerns.headers = None;
         self

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,8 +9,19 @@ use bytes::{Bytes, BytesMut};
 /// is ready at once is joined, a lone piece goes on as it is, and a large one is never copied.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    pieces: VecDeque<Bytes>,
+    frames: VecDeque<Bytes>,
+    /// The frame that small pieces still go to.
+    last: Last,
     len: usize,
+}
+
+#[derive(Debug, Default)]
+enum Last {
+    #[default]
+    Empty,
+    /// One piece, which is not copied unless another follows.
+    Lone(Bytes),
+    Joined(BytesMut),
 }
 
 /// A frame is not joined beyond this, and no more is taken from upstream before it is gone.
@@ -20,46 +31,73 @@ const FULL: usize = 16 * 1024;
 const LARGE: usize = 4 * 1024;
 
 impl Outbox {
+    /// Joined here and not when it is taken: many small pieces would otherwise weigh far more than
+    /// their bytes.
     pub(crate) fn push(&mut self, piece: Bytes) {
-        if !piece.is_empty() {
-            self.len += piece.len();
-            self.pieces.push_back(piece);
+        if piece.is_empty() {
+            return;
+        }
+        self.len += piece.len();
+        if piece.len() >= LARGE || self.last.len() + piece.len() > FULL {
+            self.close_last();
+        }
+        if piece.len() >= LARGE {
+            self.frames.push_back(piece);
+        } else {
+            self.last.join(piece);
         }
     }
 
     /// The next frame, never empty.
     pub(crate) fn take(&mut self) -> Option<Bytes> {
-        let first = self.pieces.pop_front()?;
-        self.len -= first.len();
-        if first.len() >= LARGE || self.next_small().is_none() {
-            return Some(first);
+        if self.frames.is_empty() {
+            self.close_last();
         }
-        let mut frame = BytesMut::with_capacity(FULL.min(first.len() + self.len));
-        frame.extend_from_slice(&first);
-        while self
-            .next_small()
-            .is_some_and(|next| frame.len() + next <= FULL)
-        {
-            let next = self.pieces.pop_front()?;
-            self.len -= next.len();
-            frame.extend_from_slice(&next);
-        }
-        Some(frame.freeze())
+        let frame = self.frames.pop_front()?;
+        self.len -= frame.len();
+        Some(frame)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.len == 0
     }
 
     pub(crate) fn is_full(&self) -> bool {
         self.len >= FULL
     }
 
-    fn next_small(&self) -> Option<usize> {
-        self.pieces
-            .front()
-            .map(Bytes::len)
-            .filter(|len| *len < LARGE)
+    fn close_last(&mut self) {
+        match mem::take(&mut self.last) {
+            Last::Empty => {}
+            Last::Lone(piece) => self.frames.push_back(piece),
+            Last::Joined(frame) => self.frames.push_back(frame.freeze()),
+        }
+    }
+}
+
+impl Last {
+    fn len(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::Lone(piece) => piece.len(),
+            Self::Joined(frame) => frame.len(),
+        }
+    }
+
+    fn join(&mut self, piece: Bytes) {
+        *self = match mem::take(self) {
+            Self::Empty => Self::Lone(piece),
+            Self::Lone(first) => {
+                let mut frame = BytesMut::with_capacity(2 * (first.len() + piece.len()));
+                frame.extend_from_slice(&first);
+                frame.extend_from_slice(&piece);
+                Self::Joined(frame)
+            }
+            Self::Joined(mut frame) => {
+                frame.extend_from_slice(&piece);
+                Self::Joined(frame)
+            }
+        };
     }
 }
 

@@ -10,6 +10,9 @@ use tower_service::Service;
 use crate::{body::SseBody, engine::Concerns, future::ResponseFuture};
 
 /// A service whose event streams go through the layers of this crate.
+///
+/// Any service with a response body that is `Send + 'static` can be wrapped, whatever its request
+/// body and its error; neither of those changes.
 #[derive(Clone, Debug)]
 pub struct SseService<S> {
     inner: S,

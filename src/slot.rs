@@ -44,9 +44,14 @@ impl<B> Slot<B> {
     /// after that question finds the waker here.
     pub(crate) fn on_poll(&self, cx: &Context<'_>) {
         let mut waker = lock(&self.0.waker);
-        match &mut *waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => *waker = Some(cx.waker().clone()),
+        if waker
+            .as_ref()
+            .is_none_or(|waker| !waker.will_wake(cx.waker()))
+        {
+            let old = waker.replace(cx.waker().clone());
+            // No lock is held where code of others runs.
+            drop(waker);
+            drop(old);
         }
     }
 

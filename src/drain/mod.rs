@@ -4,7 +4,7 @@ mod watcher;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header, response};
+use http::{HeaderName, HeaderValue, StatusCode, header, response};
 use tokio::{runtime::Handle, time::Instant};
 
 pub(crate) use self::{
@@ -26,8 +26,10 @@ use crate::{client::Client, jitter::Jitter, trace::trace};
 /// - live feeds at once ([`DrainMode::EndNow`]), spread over a second so that their clients do
 ///   not all come back together, and with a jittered `retry` hint, sent early in the stream;
 /// - finite answers when they are complete ([`DrainMode::Finish`]), but no later than the deadline.
-///   There an `EventSource` stream ends cleanly. Anyone else's connection is broken off after its
-///   last whole event, unless the answer was complete: most SDKs take a clean end for a success;
+///   There an `EventSource` stream ends cleanly. Anyone else's connection is
+///   [broken off](crate::Aborted) after its last whole event, since most SDKs take a clean end for
+///   a success; an answer is complete with the terminal event of OpenAI's and Anthropic's
+///   protocols, or with the end that the service gives it;
 /// - a stream that begins during the drain is refused, with 503 and `Retry-After`. An
 ///   `EventSource` would take that for a "never again", so it gets its 200, a `retry`, and an end.
 ///
@@ -66,7 +68,10 @@ pub struct DrainLayer {
     jitter: Jitter,
 }
 
-/// How a stream ends in a drain. As a response extension it overrides the layer's.
+/// How a stream ends in a drain.
+///
+/// Among a response's extensions it overrides the layer's mode for that stream; in axum a handler
+/// returns `(Extension(DrainMode::Finish), Sse::new(events))`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DrainMode {
@@ -84,6 +89,15 @@ pub enum DrainMode {
 pub struct Drain {
     streams: Arc<Streams>,
 }
+
+/// What the service said of the body that is replaced.
+const OF_THE_BODY: [HeaderName; 5] = [
+    header::CONTENT_ENCODING,
+    header::CONTENT_RANGE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::TRAILER,
+];
 
 /// So that a time can be added to any other without an overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -135,7 +149,7 @@ impl DrainLayer {
     /// ones learn it too.
     #[must_use]
     pub fn retry(mut self, after: Duration) -> Self {
-        self.retry = Some(after);
+        self.retry = Some(after.min(LONGEST));
         self
     }
 
@@ -172,10 +186,12 @@ impl DrainLayer {
             return None;
         }
         trace!(debug, "refused an event stream: draining", client = client);
-        response.headers.remove(header::CONTENT_LENGTH);
-        response.headers.remove(header::CONTENT_ENCODING);
+        for name in OF_THE_BODY {
+            response.headers.remove(name);
+        }
         let hint = self.hint();
         if client.event_source {
+            response.status = StatusCode::OK;
             return Some(hint.map_or_else(Bytes::new, retry_block));
         }
         response.status = StatusCode::SERVICE_UNAVAILABLE;

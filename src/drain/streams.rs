@@ -153,7 +153,10 @@ impl Streams {
     fn remove(&self, id: u64) {
         let mut open = self.open();
         open.streams.remove(&id);
-        if open.streams.is_empty() && self.started().is_some() {
+        let last = open.streams.is_empty();
+        // No lock is held where others are woken.
+        drop(open);
+        if last && self.started().is_some() {
             self.changed.notify_waiters();
         }
     }

@@ -35,7 +35,7 @@ pub(super) struct Plan {
 }
 
 /// How far an answer is, by the protocol that runs on the stream.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Running,
     /// The open block is the protocol's terminal event.
@@ -91,18 +91,22 @@ impl Watcher {
             (b"retry", _) => self.retry = None,
             // OpenAI and most others · Anthropic · OpenAI Responses
             (b"data", b"[DONE]") | (b"event", b"message_stop") => self.answer = Answer::Closing,
-            (b"event", b"response.completed" | b"response.failed" | b"response.incomplete") => {
-                self.answer = Answer::Closing;
-            }
+            (
+                b"event",
+                b"response.completed" | b"response.failed" | b"response.incomplete" | b"error",
+            ) => self.answer = Answer::Closing,
             _ => {}
         }
     }
 
     /// The line that the block still needs.
     pub(crate) fn on_event_end(&mut self, block: &BlockEnd) -> Option<Bytes> {
-        if self.answer == Answer::Closing {
-            self.answer = Answer::Complete;
-        }
+        self.answer = match self.answer {
+            Answer::Closing => Answer::Complete,
+            // Another answer in the same stream.
+            Answer::Complete if block.data => Answer::Running,
+            Answer::Running | Answer::Complete => self.answer,
+        };
         let after = self.retry.take_if(|_| block.data)?;
         Some(retry_line(after, block.line_end))
     }
@@ -116,13 +120,19 @@ impl Watcher {
     pub(crate) fn on_drain(&mut self, now: Instant, at: Position) -> Option<Ending> {
         let end_at = self.end_at()?;
         self.due = now >= end_at;
-        let ends = self.due && (at == Position::Boundary || now >= end_at + EVENT_GRACE);
+        let over = now >= end_at + EVENT_GRACE;
+        let ends = over || self.may_end() && at == Position::Boundary;
         ends.then(|| self.ending(at))
     }
 
     /// How the stream must end at the boundary that was just reached in the bytes, if it must.
     pub(crate) fn on_boundary(&self) -> Option<Ending> {
-        self.due.then(|| self.ending(Position::Boundary))
+        self.may_end().then(|| self.ending(Position::Boundary))
+    }
+
+    /// Its time has come, or there is nothing to wait for.
+    fn may_end(&self) -> bool {
+        self.due || self.answer == Answer::Complete && self.end_at().is_some()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {

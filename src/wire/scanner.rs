@@ -20,6 +20,7 @@ pub enum Position {
 
 /// What [`Scanner::scan`] found in a frame.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Mark<'a> {
     /// A line with a field ended.
     Field(Field<'a>),
@@ -31,6 +32,7 @@ pub enum Mark<'a> {
 
 /// A field: `name: value`.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Field<'a> {
     /// What stands before the first colon; the whole line where there is none.
     pub name: &'a [u8],
@@ -43,6 +45,7 @@ pub struct Field<'a> {
 
 /// The end of a block, and what the block had.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BlockEnd {
     /// Where in the frame the blank line stands; a line inserted at its start is the last of the
     /// block. The LF of a CRLF that the frame cuts is not in it: see [`Mark::LineFeed`].
@@ -98,6 +101,10 @@ const LINE_LIMIT: usize = BOM.len() + "id: ".len() + EventId::MAX_LEN + 1;
 /// How much of a frame's end [`Scanner::skim`] looks at. A blank line needs 4 bytes; the rest is
 /// room for heartbeat comments that came behind it in the same frame.
 const SKIM_WINDOW: usize = 64;
+
+/// How much where a line ends there, but no block: it may be a long comment, such as the 2 KiB of
+/// padding that some servers begin with.
+const WIDE_WINDOW: usize = 4096;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -166,11 +173,15 @@ impl Scanner {
     /// Reads only the last bytes of `frame`, enough to know the [`Position`]: the work does not
     /// grow with the frame. Where that is too little to be sure, it is not called a boundary.
     pub fn skim(&mut self, frame: &[u8]) {
-        let skipped = frame.len().saturating_sub(SKIM_WINDOW);
-        if skipped > 0 {
+        let window = if shows_enough(last(frame, SKIM_WINDOW)) {
+            SKIM_WINDOW
+        } else {
+            WIDE_WINDOW
+        };
+        if frame.len() > window {
             self.lose_sight();
         }
-        self.scan(&frame[skipped..], |_| ());
+        self.scan(last(frame, window), |_| ());
     }
 
     /// Inside a line of an event, for all we know.
@@ -258,4 +269,16 @@ impl<'a> Field<'a> {
             complete,
         }
     }
+}
+
+fn last(bytes: &[u8], len: usize) -> &[u8] {
+    &bytes[bytes.len().saturating_sub(len)..]
+}
+
+/// Whether these last bytes tell the position: they end inside a line, or have a blank one.
+fn shows_enough(bytes: &[u8]) -> bool {
+    let is_end = |byte: u8| byte == b'\r' || byte == b'\n';
+    let inside = bytes.last().is_none_or(|byte| !is_end(*byte));
+    let blank = |pair: &[u8]| is_end(pair[0]) && is_end(pair[1]) && pair != b"\r\n";
+    inside || bytes.windows(2).any(blank)
 }
