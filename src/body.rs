@@ -3,7 +3,6 @@ use std::{
     fmt, mem,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -16,6 +15,7 @@ use crate::{
     drain::Ending,
     end::EndReason,
     engine::Engine,
+    flush::Flush,
     slot::{PollFrame, Slot},
     timer::Timer,
 };
@@ -57,6 +57,7 @@ struct Stream<B> {
     engine: Engine,
     slot: Slot<B>,
     timer: Timer,
+    flush: Flush,
     stage: Stage,
 }
 
@@ -67,17 +68,13 @@ enum Stage {
     /// All data has been handed on, these come behind it.
     Trailers(HeaderMap),
     /// The error waits while what was handed on is written.
-    Failing(BoxError, Option<Instant>),
+    Failing(BoxError),
     Ended,
 }
 
 /// How many frames a poll takes from upstream before others may run: a flood of empty frames would
 /// otherwise starve them.
 const FRAMES_PER_POLL: usize = 32;
-
-/// hyper drops what it has not written yet when an error follows, even the response head; a
-/// millisecond later it has written, unless the client does not read. The rest is for busy machines.
-const FLUSH_TIME: Duration = Duration::from_millis(10);
 
 impl<B> SseBody<B> {
     pub(crate) fn untouched(body: B) -> Self {
@@ -103,6 +100,7 @@ impl<B: Send + 'static> SseBody<B> {
             engine,
             slot,
             timer: Timer::default(),
+            flush: Flush::default(),
             stage: Stage::Open,
         };
         Self {
@@ -163,7 +161,7 @@ where
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
         loop {
             if let Some(bytes) = self.engine.take_output() {
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                return Poll::Ready(Some(Ok(Frame::data(self.watched(bytes)))));
             }
             if self.is_open() {
                 ready!(self.poll_open(cx));
@@ -199,7 +197,7 @@ where
             match ready!(self.slot.poll_frame(cx)) {
                 Some(Ok(frame)) => self.on_frame(frame),
                 Some(Err(error)) => {
-                    self.finish(EndReason::Failed, Stage::Failing(error.into(), None));
+                    self.finish(EndReason::Failed, Stage::Failing(error.into()));
                 }
                 None => self.finish(EndReason::Complete, Stage::Ended),
             }
@@ -222,13 +220,12 @@ where
 
     /// What comes when all output is gone.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
-        if let Stage::Failing(_, written) = &mut self.stage {
-            let written = *written.get_or_insert_with(|| Instant::now() + FLUSH_TIME);
-            ready!(self.timer.poll_until(written, cx));
+        if let Stage::Failing(_) = self.stage {
+            ready!(self.flush.poll_written(&mut self.timer, cx));
         }
         Poll::Ready(match mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
-            Stage::Failing(error, _) => Some(Err(error)),
+            Stage::Failing(error) => Some(Err(error)),
             Stage::Open | Stage::Ended => None,
         })
     }
@@ -253,8 +250,17 @@ where
             Ending::Clean => self.finish(EndReason::Drained, Stage::Ended),
             Ending::Abort => {
                 let error = Box::new(Aborted(()));
-                self.finish(EndReason::Aborted, Stage::Failing(error, None));
+                self.finish(EndReason::Aborted, Stage::Failing(error));
             }
+        }
+    }
+
+    /// Costs an allocation, so only where an error follows or may soon.
+    fn watched(&self, bytes: Bytes) -> Bytes {
+        if matches!(self.stage, Stage::Failing(_)) || self.engine.is_draining() {
+            self.flush.watch(bytes)
+        } else {
+            bytes
         }
     }
 

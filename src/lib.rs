@@ -8,6 +8,7 @@ mod drain;
 mod end;
 mod engine;
 mod event_id;
+mod flush;
 mod future;
 mod headers;
 mod heartbeat;

@@ -11,12 +11,19 @@
 //! | event end | event ids · drain |
 //! | poll | output · drain · upstream · heartbeat, only in silence |
 
+mod lines;
+mod parts;
+
 use std::{mem, sync::Weak};
 
 use bytes::Bytes;
 use http::{request, response};
 use tokio::time::Instant;
 
+use self::{
+    lines::{Cut, Lines},
+    parts::Parts,
+};
 use crate::{
     client::Client,
     compression::CompressionBypassLayer,
@@ -25,10 +32,10 @@ use crate::{
     end::EndReason,
     event_id::{EventIdLayer, EventIds},
     headers::{self, HeadersLayer},
-    heartbeat::{Heartbeat, HeartbeatLayer},
+    heartbeat::HeartbeatLayer,
     outbox::Outbox,
     trace::trace,
-    wire::{BlockEnd, Bom, Field, Mark, Position, Scanner},
+    wire::{Bom, Position, Scanner},
 };
 
 /// The concerns that are on.
@@ -74,28 +81,8 @@ pub(crate) struct Engine {
     outbox: Outbox,
     /// The client has had bytes that are not the service's.
     spoken: bool,
-    /// The last frame ended with a blank line that was dropped: if it was cut, its LF goes too.
-    dropped: bool,
+    cut: Cut,
     ended: bool,
-}
-
-/// What runs in this stream.
-#[derive(Debug, Default)]
-struct Parts {
-    ids: Option<EventIds>,
-    drain: Option<Watcher>,
-    heartbeat: Option<Heartbeat>,
-}
-
-/// A frame while its lines are read: what is before `handed` is in the outbox or dropped.
-struct Lines<'a> {
-    parts: &'a mut Parts,
-    outbox: &'a mut Outbox,
-    frame: &'a Bytes,
-    handed: usize,
-    drop_lf: bool,
-    dropped: &'a mut bool,
-    ending: Option<Ending>,
 }
 
 impl Concerns {
@@ -187,7 +174,7 @@ impl Engine {
             parts,
             outbox: Outbox::default(),
             spoken: false,
-            dropped: false,
+            cut: Cut::No,
             ended: false,
         }
     }
@@ -202,6 +189,12 @@ impl Engine {
     /// Whether the drain watches, and may have to wake the stream.
     pub(crate) fn is_watched(&self) -> bool {
         self.parts.drain.is_some()
+    }
+
+    /// Whether the stream may soon be broken off.
+    pub(crate) fn is_draining(&self) -> bool {
+        let drain = self.parts.drain.as_ref();
+        drain.is_some_and(|drain| drain.end_at().is_some())
     }
 
     /// What must happen before upstream is heard, so that one that is always ready cannot outlive
@@ -297,27 +290,14 @@ impl Engine {
     }
 
     fn on_lines(&mut self, frame: &Bytes) -> Option<Ending> {
-        let Self {
-            scanner,
-            parts,
-            outbox,
-            dropped,
-            ..
-        } = self;
-        let mut lines = Lines {
-            parts,
-            outbox,
-            frame,
-            handed: 0,
-            drop_lf: mem::take(dropped),
-            dropped,
-            ending: None,
-        };
-        scanner.scan(frame, |mark| lines.on_mark(&mark));
-        let ending = lines.finish();
+        let mut lines = Lines::new(frame, &mut self.parts, &mut self.outbox);
+        lines.on_start(self.cut);
+        self.scanner.scan(frame, |mark| lines.on_mark(&mark));
+        let (cut, ending) = lines.finish();
+        self.cut = cut;
         if ending.is_some() {
             // What was scanned behind the end does not go down.
-            *scanner = Scanner::new();
+            self.scanner = Scanner::new();
         }
         ending
     }
@@ -326,95 +306,5 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.finish(EndReason::Disconnected);
-    }
-}
-
-impl Parts {
-    fn is_idle(&self) -> bool {
-        self.ids.is_none() && self.drain.is_none() && self.heartbeat.is_none()
-    }
-
-    fn needs_lines(&self) -> bool {
-        self.ids.is_some()
-            || self.drain.as_ref().is_some_and(Watcher::needs_lines)
-            || self.heartbeat.as_ref().is_some_and(Heartbeat::needs_lines)
-    }
-
-    fn on_field(&mut self, field: &Field<'_>) {
-        if let Some(drain) = &mut self.drain {
-            drain.on_field(field);
-        }
-        if let Some(ids) = &mut self.ids {
-            ids.on_field(field);
-        }
-        if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.on_field(field);
-        }
-    }
-
-    /// The lines that the block still needs.
-    fn on_event_end(&mut self, block: &BlockEnd) -> [Option<Bytes>; 2] {
-        let id = self.ids.as_mut().and_then(|ids| ids.on_event_end(block));
-        if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.on_event_end(block, id.is_some());
-        }
-        let drain = self.drain.as_mut();
-        [id, drain.and_then(|drain| drain.on_event_end(block))]
-    }
-
-    fn drops_blank_line(&self, block: &BlockEnd) -> bool {
-        self.ids
-            .as_ref()
-            .is_some_and(|ids| ids.drops_blank_line(block))
-    }
-}
-
-impl Lines<'_> {
-    fn on_mark(&mut self, mark: &Mark<'_>) {
-        if self.ending.is_some() {
-            return;
-        }
-        match mark {
-            Mark::Field(field) => self.parts.on_field(field),
-            Mark::BlockEnd(block) => self.on_block_end(block),
-            Mark::LineFeed => self.handed = usize::from(self.drop_lf),
-        }
-    }
-
-    fn on_block_end(&mut self, block: &BlockEnd) {
-        if self.parts.drops_blank_line(block) {
-            self.hand_over(block.blank.start);
-            self.handed = block.blank.end;
-            *self.dropped = block.blank.end == self.frame.len();
-        } else {
-            for line in self.parts.on_event_end(block).into_iter().flatten() {
-                self.hand_over(block.blank.start);
-                self.outbox.push(line);
-            }
-        }
-        let rest = &self.frame[block.blank.start..];
-        // A CR whose LF may still come is no place to end.
-        if rest != b"\r" {
-            self.ending = self.parts.drain.as_ref().and_then(Watcher::on_boundary);
-        }
-        if self.ending.is_some() {
-            self.hand_over(block.blank.end);
-        }
-    }
-
-    /// Everything up to `to` goes down.
-    fn hand_over(&mut self, to: usize) {
-        if to > self.handed {
-            self.outbox.push(self.frame.slice(self.handed..to));
-            self.handed = to;
-        }
-    }
-
-    /// The rest goes down, unless the stream ends here.
-    fn finish(mut self) -> Option<Ending> {
-        if self.ending.is_none() {
-            self.hand_over(self.frame.len());
-        }
-        self.ending
     }
 }

@@ -1,0 +1,107 @@
+use bytes::Bytes;
+
+use super::parts::Parts;
+use crate::{
+    drain::{Ending, Watcher},
+    outbox::Outbox,
+    wire::{BlockEnd, LineEnd, Mark},
+};
+
+/// A blank line of which a frame's end has only the CR; an LF that follows belongs to it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Cut {
+    #[default]
+    No,
+    Kept,
+    Dropped,
+}
+
+/// A frame while its lines are read: what is before `handed` is in the outbox or dropped.
+pub(super) struct Lines<'a> {
+    parts: &'a mut Parts,
+    outbox: &'a mut Outbox,
+    frame: &'a Bytes,
+    handed: usize,
+    cut: Cut,
+    ending: Option<Ending>,
+}
+
+impl<'a> Lines<'a> {
+    pub(super) fn new(frame: &'a Bytes, parts: &'a mut Parts, outbox: &'a mut Outbox) -> Self {
+        Self {
+            parts,
+            outbox,
+            frame,
+            handed: 0,
+            cut: Cut::No,
+            ending: None,
+        }
+    }
+
+    /// A blank line that the frame before cut is whole here, with its LF or without.
+    pub(super) fn on_start(&mut self, cut: Cut) {
+        let line_feed = usize::from(self.frame.first() == Some(&b'\n'));
+        match cut {
+            Cut::No => return,
+            Cut::Kept => {}
+            Cut::Dropped => self.handed = line_feed,
+        }
+        self.on_boundary(line_feed);
+    }
+
+    pub(super) fn on_mark(&mut self, mark: &Mark<'_>) {
+        if self.ending.is_some() {
+            return;
+        }
+        match mark {
+            Mark::Field(field) => self.parts.on_field(field),
+            Mark::BlockEnd(block) => self.on_block_end(block),
+            // Seen to by `on_start`.
+            Mark::LineFeed => {}
+        }
+    }
+
+    fn on_block_end(&mut self, block: &BlockEnd) {
+        let drops = self.parts.drops_blank_line(block);
+        if drops {
+            self.hand_over(block.blank.start);
+            self.handed = block.blank.end;
+        } else {
+            for line in self.parts.on_event_end(block).into_iter().flatten() {
+                self.hand_over(block.blank.start);
+                self.outbox.push(line);
+            }
+        }
+        let cut = &self.frame[block.blank.start..] == b"\r";
+        if cut {
+            self.cut = if drops { Cut::Dropped } else { Cut::Kept };
+        }
+        // Where an LF may still come, the stream ends behind it.
+        if !cut || block.line_end == LineEnd::Cr {
+            self.on_boundary(block.blank.end);
+        }
+    }
+
+    fn on_boundary(&mut self, at: usize) {
+        self.ending = self.parts.drain.as_ref().and_then(Watcher::on_boundary);
+        if self.ending.is_some() {
+            self.hand_over(at);
+        }
+    }
+
+    /// Everything up to `to` goes down.
+    fn hand_over(&mut self, to: usize) {
+        if to > self.handed {
+            self.outbox.push(self.frame.slice(self.handed..to));
+            self.handed = to;
+        }
+    }
+
+    /// The rest goes down, unless the stream ends here. Tells what is left to the next frame.
+    pub(super) fn finish(mut self) -> (Cut, Option<Ending>) {
+        if self.ending.is_none() {
+            self.hand_over(self.frame.len());
+        }
+        (self.cut, self.ending)
+    }
+}

@@ -1,0 +1,151 @@
+//! A headless Chromium behind ChromeDriver, one per test.
+
+use std::{fs, os::unix::process::CommandExt, path::PathBuf, process::Command};
+
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+
+use super::{
+    process::{Process, answer_of},
+    upstreams::{self, Folder},
+};
+
+/// The background of Chromium wants the internet, which a test machine may not have.
+const FLAGS: [&str; 10] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,1600",
+];
+
+pub(crate) struct Browser {
+    pub(crate) page: Client,
+    _driver: Process,
+    _profile: Folder,
+}
+
+impl Browser {
+    pub(crate) async fn start() -> Self {
+        let (driver, port) = driver().await;
+        let profile = Folder::new("chromium");
+        let arguments: Vec<_> = FLAGS
+            .iter()
+            .map(ToString::to_string)
+            .chain([format!("--user-data-dir={}", profile.path())])
+            .collect();
+        let capabilities = json!({ "goog:chromeOptions": { "args": arguments } });
+        let page = ClientBuilder::new(HttpConnector::new())
+            .capabilities(capabilities.as_object().expect("an object").clone())
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await;
+        let page = page.unwrap_or_else(|error| panic!("no browser: {error}"));
+        Self {
+            page,
+            _driver: driver,
+            _profile: profile,
+        }
+    }
+
+    /// Runs a script in the page.
+    pub(crate) async fn run(&self, script: &str, arguments: Vec<Value>) -> Value {
+        self.page
+            .execute(script, arguments)
+            .await
+            .unwrap_or_else(|error| panic!("{script}: {error}"))
+    }
+
+    /// The text of the element with this `data-testid`.
+    pub(crate) async fn text(&self, id: &str) -> String {
+        self.find(id).await.text().await.expect("its text")
+    }
+
+    pub(crate) async fn click(&self, id: &str) {
+        self.find(id)
+            .await
+            .click()
+            .await
+            .unwrap_or_else(|error| panic!("no click on {id}: {error}"));
+    }
+
+    /// Waits until the text of the element is as wanted, and returns it.
+    pub(crate) async fn text_that(&self, id: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let element = self.find(id).await;
+        let text = async || element.text().await.expect("its text");
+        self.wait_for(id, text, wanted).await
+    }
+
+    /// The same for what is written in a field.
+    pub(crate) async fn value_that(&self, id: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let element = self.find(id).await;
+        let value = async || {
+            element
+                .prop("value")
+                .await
+                .expect("its value")
+                .unwrap_or_default()
+        };
+        self.wait_for(id, value, wanted).await
+    }
+
+    async fn wait_for(
+        &self,
+        id: &str,
+        text: impl AsyncFn() -> String,
+        wanted: impl Fn(&str) -> bool,
+    ) -> String {
+        let answer = answer_of(async || Some(text().await).filter(|text| wanted(text))).await;
+        match answer {
+            Some(text) => text,
+            None => panic!("{id} stays {:?}", text().await),
+        }
+    }
+
+    pub(crate) async fn find(&self, id: &str) -> fantoccini::elements::Element {
+        let selector = format!("[data-testid={id:?}]");
+        let found = self.page.wait().for_element(Locator::Css(&selector)).await;
+        found.unwrap_or_else(|error| panic!("nothing has data-testid {id:?}: {error}"))
+    }
+
+    /// Saves a picture of the page in target/.
+    pub(crate) async fn screenshot(&self, name: &str) -> PathBuf {
+        let path = upstreams::target().join(format!("{name}.png"));
+        fs::write(&path, self.page.screenshot().await.expect("a picture"))
+            .expect("a file in target");
+        path
+    }
+
+    pub(crate) async fn close(self) {
+        self.page
+            .clone()
+            .close()
+            .await
+            .expect("an end of the session");
+    }
+}
+
+/// ChromeDriver and its port. It takes a free one of IPv4 and wants the same of IPv6, which may be
+/// taken; then it ends.
+async fn driver() -> (Process, String) {
+    for _ in 0..10 {
+        // a group of its own, so that Chromium goes with it
+        let mut command = Command::new("chromedriver");
+        let mut driver = Process::start(command.arg("--port=0").process_group(0));
+        let line = driver.line_or_end("ChromeDriver was started successfully on port ");
+        if let Some(port) = line.await {
+            return (driver, port.trim_end_matches('.').to_owned());
+        }
+        let said = driver.stderr();
+        assert!(
+            said.contains("Address already in use"),
+            "ChromeDriver: {said}"
+        );
+    }
+    panic!("ChromeDriver found no free port");
+}

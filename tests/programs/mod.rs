@@ -1,0 +1,11 @@
+//! What the tests share that run programs: the gateway, browsers, foreign servers and clients.
+
+// Each test binary is a crate of its own and uses only a part of this.
+#![allow(dead_code)]
+
+pub(crate) mod browser;
+pub(crate) mod client;
+pub(crate) mod event_clients;
+pub(crate) mod gateway;
+pub(crate) mod process;
+pub(crate) mod upstreams;

@@ -1,0 +1,9 @@
+//! What several test binaries share.
+
+// Each test binary is a crate of its own and uses only a part of this.
+#![allow(dead_code)]
+
+pub(crate) mod body;
+pub(crate) mod reference;
+pub(crate) mod serve;
+pub(crate) mod streams;
