@@ -212,6 +212,22 @@ async fn an_error_waits_from_the_time_on_at_which_the_last_frame_was_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_waits_for_a_server_that_still_has_a_frame_but_not_for_ever() {
+    for (kept_for, at) in [(0, 10), (300, 300), (995, 1000), (60_000, 1000)] {
+        let mut body = stream([data("data: x\n\n"), Step::Error("broken")]).await;
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(kept_for)).await;
+            drop(frame);
+        });
+        let (ended, end) = record(body).await.end;
+        assert_eq!(end, End::Error("broken".into()));
+        let late = ended.as_millis() - at;
+        assert!(late <= 12, "kept for {kept_for} ms, ended at {ended:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_error_keeps_its_type() {
     let failing = || [Step::Error("broken")];
     for response in [events(failing()), response("text/plain", script(failing()))] {

@@ -13,24 +13,29 @@
 mod demo;
 mod proxy;
 
-use std::convert::Infallible;
-use std::io::{self, IsTerminal as _, Write as _};
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::task::Poll;
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    io::{self, IsTerminal as _, Write as _},
+    net::SocketAddr,
+    process::ExitCode,
+    task::Poll,
+    time::Duration,
+};
 
 use axum::serve::{Listener, ListenerExt as _};
 use bytes::Bytes;
 use clap::Parser;
 use futures_util::{Stream, StreamExt as _, stream};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri};
+use http::{
+    Request, Response, Uri,
+    uri::{Authority, PathAndQuery, Scheme},
+};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutWriter;
 use tower::{BoxError, Layer as _, Service};

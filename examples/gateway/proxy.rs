@@ -1,31 +1,36 @@
 //! The reverse proxy: hyper's client as a tower service, with what RFC 9110 asks of a hop in the
 //! middle. It knows nothing of event streams; those are `SseLayer`'s.
 
-use std::convert::Infallible;
-use std::error::Error;
-use std::future::{Ready, ready};
-use std::io;
-use std::iter::successors;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::{Ready, ready},
+    io,
+    iter::successors,
+    net::SocketAddr,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, COOKIE, HOST, TE, UPGRADE};
-use http::request;
-use http::uri::{Authority, Scheme};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, COOKIE, HOST, TE, UPGRADE},
+    request,
+    uri::{Authority, Scheme},
 };
 use http_body::Body as _;
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tower::retry::{Policy, Retry};
-use tower::timeout::{Timeout, error::Elapsed};
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt as _, service_fn};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use tower::{
+    BoxError, Service, ServiceBuilder, ServiceExt as _,
+    retry::{Policy, Retry},
+    service_fn,
+    timeout::{Timeout, error::Elapsed},
+};
 use tracing::{debug, warn};
 
 /// A body in either direction: streamed from the other side, or a short text of our own.

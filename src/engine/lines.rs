@@ -4,17 +4,8 @@ use super::parts::Parts;
 use crate::{
     drain::{Ending, Watcher},
     outbox::Outbox,
-    wire::{BlockEnd, LineEnd, Mark},
+    wire::{BlockEnd, LineEnd, Mark, Position, Scanner},
 };
-
-/// A blank line of which a frame's end has only the CR; an LF that follows belongs to it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) enum Cut {
-    #[default]
-    No,
-    Kept,
-    Dropped,
-}
 
 /// A frame while its lines are read: what is before `handed` is in the outbox or dropped.
 pub(super) struct Lines<'a> {
@@ -22,7 +13,7 @@ pub(super) struct Lines<'a> {
     outbox: &'a mut Outbox,
     frame: &'a Bytes,
     handed: usize,
-    cut: Cut,
+    dropped: bool,
     ending: Option<Ending>,
 }
 
@@ -33,20 +24,22 @@ impl<'a> Lines<'a> {
             outbox,
             frame,
             handed: 0,
-            cut: Cut::No,
+            dropped: false,
             ending: None,
         }
     }
 
-    /// A blank line that the frame before cut is whole here, with its LF or without.
-    pub(super) fn on_start(&mut self, cut: Cut) {
-        let line_feed = usize::from(self.frame.first() == Some(&b'\n'));
-        match cut {
-            Cut::No => return,
-            Cut::Kept => {}
-            Cut::Dropped => self.handed = line_feed,
+    /// Where the frames before left the stream. A line that they cut between CR and LF is whole
+    /// here, with its LF or without; `dropped` says that it was a blank line that goes.
+    pub(super) fn on_start(&mut self, scanner: &Scanner, dropped: bool) {
+        let cut = scanner.position() == Position::AfterCr;
+        let line_feed = usize::from(cut && self.frame.first() == Some(&b'\n'));
+        if dropped {
+            self.handed = line_feed;
         }
-        self.on_boundary(line_feed);
+        if scanner.is_between_events() {
+            self.on_boundary(line_feed);
+        }
     }
 
     pub(super) fn on_mark(&mut self, mark: &Mark<'_>) {
@@ -73,9 +66,7 @@ impl<'a> Lines<'a> {
             }
         }
         let cut = &self.frame[block.blank.start..] == b"\r";
-        if cut {
-            self.cut = if drops { Cut::Dropped } else { Cut::Kept };
-        }
+        self.dropped = drops && cut;
         // Where an LF may still come, the stream ends behind it.
         if !cut || block.line_end == LineEnd::Cr {
             self.on_boundary(block.blank.end);
@@ -97,11 +88,12 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// The rest goes down, unless the stream ends here. Tells what is left to the next frame.
-    pub(super) fn finish(mut self) -> (Cut, Option<Ending>) {
+    /// The rest goes down, unless the stream ends here. Tells whether a blank line was dropped
+    /// whose LF may still come.
+    pub(super) fn finish(mut self) -> (bool, Option<Ending>) {
         if self.ending.is_none() {
             self.hand_over(self.frame.len());
         }
-        (self.cut, self.ending)
+        (self.dropped, self.ending)
     }
 }

@@ -20,10 +20,7 @@ use bytes::Bytes;
 use http::{request, response};
 use tokio::time::Instant;
 
-use self::{
-    lines::{Cut, Lines},
-    parts::Parts,
-};
+use self::{lines::Lines, parts::Parts};
 use crate::{
     client::Client,
     compression::CompressionBypassLayer,
@@ -81,7 +78,8 @@ pub(crate) struct Engine {
     outbox: Outbox,
     /// The client has had bytes that are not the service's.
     spoken: bool,
-    cut: Cut,
+    /// A blank line was dropped of which the last frame has only the CR: its LF goes too.
+    dropped: bool,
     ended: bool,
 }
 
@@ -174,7 +172,7 @@ impl Engine {
             parts,
             outbox: Outbox::default(),
             spoken: false,
-            cut: Cut::No,
+            dropped: false,
             ended: false,
         }
     }
@@ -291,10 +289,10 @@ impl Engine {
 
     fn on_lines(&mut self, frame: &Bytes) -> Option<Ending> {
         let mut lines = Lines::new(frame, &mut self.parts, &mut self.outbox);
-        lines.on_start(self.cut);
+        lines.on_start(&self.scanner, self.dropped);
         self.scanner.scan(frame, |mark| lines.on_mark(&mark));
-        let (cut, ending) = lines.finish();
-        self.cut = cut;
+        let (dropped, ending) = lines.finish();
+        self.dropped = dropped;
         if ending.is_some() {
             // What was scanned behind the end does not go down.
             self.scanner = Scanner::new();

@@ -129,6 +129,11 @@ impl Scanner {
         }
     }
 
+    /// A boundary, or one as soon as it is known whether the last CR gets an LF.
+    pub(crate) fn is_between_events(&self) -> bool {
+        self.line.is_empty() && !self.block.fields
+    }
+
     /// How the last line ended; LF before the first.
     #[must_use]
     pub fn line_end(&self) -> LineEnd {

@@ -5,19 +5,19 @@ mod chat;
 mod topic;
 mod training;
 
-use std::future::IntoFuture as _;
-use std::io;
+use std::{future::IntoFuture as _, io};
 
-use axum::Router;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Query};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::request::Parts;
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
-use axum::serve::ListenerExt as _;
+use axum::{
+    Router,
+    extract::{
+        DefaultBodyLimit, FromRequestParts, Query,
+        ws::{Message, WebSocket, WebSocketUpgrade},
+    },
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts, uri::Authority},
+    response::{IntoResponse, Response},
+    routing::{any, get, post},
+    serve::ListenerExt as _,
+};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 

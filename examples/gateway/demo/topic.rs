@@ -6,15 +6,16 @@
 //! curl -d data=hello http://127.0.0.1:8080/sse
 //! ```
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::sync::Arc;
+use std::{collections::VecDeque, convert::Infallible, sync::Arc};
 
-use axum::Form;
-use axum::extract::State;
-use axum::extract::rejection::FormRejection;
-use axum::response::sse::{Event, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::{
+    Form,
+    extract::{State, rejection::FormRejection},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, Sse},
+    },
+};
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::Deserialize;
 use tokio::sync::watch;

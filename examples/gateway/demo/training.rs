@@ -7,13 +7,16 @@
 //! curl -i -H 'Last-Event-ID: 41' http://127.0.0.1:8080/training      # 204: it is over
 //! ```
 
-use std::convert::Infallible;
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
-use axum::extract::Query;
-use axum::http::StatusCode;
-use axum::response::sse::{Event, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::{
+    extract::Query,
+    http::StatusCode,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, Sse},
+    },
+};
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 use serde_json::json;
