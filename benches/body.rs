@@ -1,7 +1,8 @@
 //! A whole stream through the layers: `cargo bench --bench body`.
 //!
 //! `burst` has all frames ready at once, `spaced` has a pause behind each, as tokens come. The
-//! `none` rows are the same loop without a layer.
+//! `none` rows are the same loop without a layer, `passthrough` is a response that is no event
+//! stream.
 
 use std::{
     convert::Infallible,
@@ -52,7 +53,7 @@ impl Body for Upstream {
 }
 
 /// A service that answers with one stream.
-struct Fixed(Upstream);
+struct Fixed(Upstream, &'static str);
 
 impl Service<Request<()>> for Fixed {
     type Response = Response<Upstream>;
@@ -64,7 +65,7 @@ impl Service<Request<()>> for Fixed {
     }
 
     fn call(&mut self, _: Request<()>) -> Self::Future {
-        let response = Response::builder().header("content-type", "text/event-stream");
+        let response = Response::builder().header("content-type", self.1);
         ready(Ok(response.body(self.0.clone()).expect("a valid response")))
     }
 }
@@ -78,12 +79,21 @@ where
     L::Service: Service<Request<()>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes, Error = BoxError> + 'static,
 {
+    response_through(layer, "text/event-stream")
+}
+
+fn response_through<L, B>(layer: L, media_type: &'static str) -> impl Fn(Upstream) -> Stream
+where
+    L: Layer<Fixed>,
+    L::Service: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes, Error = BoxError> + 'static,
+{
     move |upstream| {
         let request = Request::builder()
             .header("accept", "text/event-stream")
             .body(());
         let response = layer
-            .layer(Fixed(upstream))
+            .layer(Fixed(upstream, media_type))
             .call(request.expect("a valid request"));
         Box::pin(
             response
@@ -129,7 +139,15 @@ fn layers() -> Vec<(&'static str, Through)> {
             "none",
             Box::new(|upstream| Box::pin(upstream.map_err(BoxError::from))),
         ),
+        (
+            "passthrough",
+            Box::new(response_through(SseLayer::new(), "text/plain")),
+        ),
         ("headers", Box::new(through(HeadersLayer::new()))),
+        (
+            "compression-bypass",
+            Box::new(through(CompressionBypassLayer::new())),
+        ),
         ("heartbeat", Box::new(through(HeartbeatLayer::new()))),
         ("event-id", Box::new(through(EventIdLayer::new()))),
         ("drain", Box::new(through(drain()))),
