@@ -391,8 +391,8 @@ async fn a_poll_takes_a_bounded_count_of_frames_and_asks_for_the_next() {
 
 #[tokio::test(start_paused = true)]
 async fn a_line_of_many_mib_passes_without_being_kept() {
-    // Enough to be told from what the tests beside this one need.
-    const MIB: usize = 256;
+    // Half of it is five times what all tests beside this one need.
+    const MIB: usize = 1024;
     let chunk = Bytes::from(vec![b'x'; 1024 * 1024]);
     let frames = (0..MIB).map(|_| Step::Data(chunk.clone()));
     let mut body = stream(

@@ -80,11 +80,12 @@ impl Setup {
                 layered(layer, service)
             }
             Way::ByHand => {
-                let service = layered(CompressionBypassLayer::new(), service);
+                // From the inside out; the order is README's.
                 let service = layered(self.event_id(), service);
                 let service = layered(drain_layer, service);
-                let service = layered(HeadersLayer::new(), service);
-                layered(self.heartbeat(), service)
+                let service = layered(self.heartbeat(), service);
+                let service = layered(CompressionBypassLayer::new(), service);
+                layered(HeadersLayer::new(), service)
             }
         };
         (service, drain)

@@ -6,13 +6,13 @@
 mod programs;
 mod support;
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use programs::{
     browser::Browser,
     client,
-    event_clients::{Chromium, Curl, EventClient, Rust, event_of_page, heartbeats_in},
+    event_clients::{Chromium, Curl, EventClient, Rust, curl, event_of_page, heartbeats_in},
     gateway::Gateway,
     process::{PATIENCE, Process, eventually},
     upstreams::{Folder, Nginx, Tornado},
@@ -274,13 +274,16 @@ fn events_of_the_stream() -> Vec<Event> {
     events
 }
 
+/// In milliseconds: on a busy machine the heartbeats of 64 streams may come late.
+const PAUSE: &str = "2000";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rust_sees_the_events_whole_wherever_they_are_cut() {
     let gateway = Gateway::before(&CutResponse::serve().await, &QUICK).await;
     let expected = events_of_the_stream();
     stream::iter(CutResponse::new().offsets())
         .for_each_concurrent(64, async |at| {
-            let client = Rust::open(&gateway.url(&CutResponse::path(at, "700"))).await;
+            let client = Rust::open(&gateway.url(&CutResponse::path(at, PAUSE))).await;
             let (raw, events) = client.finish().await;
             assert_eq!(events, expected, "cut at {at}");
             seen_whole(at, &raw);
@@ -295,8 +298,8 @@ async fn curl_sees_the_events_whole_wherever_they_are_cut() {
     let offsets = CutResponse::new().offsets();
     let range = format!("[{}-{}]", offsets.start(), offsets.end());
     let folder = Folder::new("curl");
-    let mut curl = Process::start(
-        Command::new("curl")
+    let mut process = Process::start(
+        curl()
             .args([
                 "--silent",
                 "--show-error",
@@ -307,10 +310,10 @@ async fn curl_sees_the_events_whole_wherever_they_are_cut() {
                 "64",
             ])
             .args(["--output", &format!("{}/#1", folder.path())])
-            .arg(gateway.url(&CutResponse::path(range, "700"))),
+            .arg(gateway.url(&CutResponse::path(range, PAUSE))),
     );
-    let status = curl.exit().await;
-    assert!(status.success(), "{}", curl.stderr());
+    let status = process.exit().await;
+    assert!(status.success(), "{}", process.stderr());
     for at in offsets {
         seen_whole(
             at,

@@ -36,7 +36,11 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
 use tokio_io_timeout::TimeoutWriter;
 use tower::{BoxError, Layer as _, Service};
 use tower_http::add_extension::AddExtension;
@@ -116,6 +120,9 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// A client on HTTP/2 that is gone without a word is noticed after two of these.
 const HTTP2_PING: Duration = Duration::from_secs(20);
+
+/// How long a new connection may say nothing at all.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
 
 /// Longer than anybody waits, and short enough to be added to any clock.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -210,13 +217,16 @@ fn announce(address: SocketAddr) -> io::Result<()> {
 struct Server {
     http: auto::Builder<TokioExecutor>,
     connections: GracefulShutdown,
+    /// Dropped when we leave.
+    open: watch::Sender<()>,
     write_timeout: Duration,
 }
 
 impl Server {
     fn new(write_timeout: Duration) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
-        // with a timer, hyper closes a connection that takes 30 s over the head of a request
+        // with a timer, hyper closes a connection that takes 30 s over the head of a request; the
+        // clock starts when the first bytes have told HTTP/1 from HTTP/2
         http.http1().timer(TokioTimer::new());
         http.http2()
             .timer(TokioTimer::new())
@@ -224,6 +234,7 @@ impl Server {
         Self {
             http,
             connections: GracefulShutdown::new(),
+            open: watch::Sender::default(),
             write_timeout,
         }
     }
@@ -262,18 +273,21 @@ impl Server {
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        // hyper does not look at a body whose client does not read, so nothing in the body can
-        // notice; the socket can
-        let mut socket = TimeoutWriter::new(socket);
-        socket.set_timeout(Some(self.write_timeout));
+        let (http, watcher) = (self.http.clone(), self.connections.watcher());
+        let (open, write_timeout) = (self.open.subscribe(), self.write_timeout);
         let service = TowerToHyperService::new(AddExtension::new(service, Peer(peer)));
-        let connection = self
-            .http
-            .serve_connection_with_upgrades(TokioIo::new(Box::pin(socket)), service)
-            .into_owned();
-        let connection = self.connections.watch(connection);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if !speaks(&socket, open).await {
+                debug!(%peer, "connection without a word");
+                return;
+            }
+            // hyper does not look at a body whose client does not read, so nothing in the body
+            // can notice; the socket can
+            let mut socket = TimeoutWriter::new(socket);
+            socket.set_timeout(Some(write_timeout));
+            let socket = TokioIo::new(Box::pin(socket));
+            let connection = http.serve_connection_with_upgrades(socket, service);
+            if let Err(error) = watcher.watch(connection.into_owned()).await {
                 debug!(%peer, error, "connection broken");
             }
         });
@@ -294,6 +308,7 @@ impl Server {
             "draining for {deadline:?} at most"
         );
         drain.start();
+        drop(self.open);
         tokio::select! {
             () = self.connections.shutdown() => info!("drained"),
             () = tokio::time::sleep(deadline + LAST_BYTES) => {
@@ -301,6 +316,17 @@ impl Server {
             }
             _ = stop.next() => warn!("second signal: leaving at once"),
         }
+    }
+}
+
+/// Whether a first byte comes, in time and before we leave. No timer of hyper's runs that early.
+async fn speaks(socket: &TcpStream, mut open: watch::Receiver<()>) -> bool {
+    let mut byte = [0];
+    tokio::select! {
+        biased;
+        // `readable` may say yes too early
+        first = timeout(FIRST_BYTE, socket.peek(&mut byte)) => matches!(first, Ok(Ok(1..))),
+        _ = open.changed() => false,
     }
 }
 

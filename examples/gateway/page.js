@@ -180,6 +180,9 @@ async function keepOpen(url, lastId, on, signal) {
 
 // === Topic ===
 
+/** A feed has no end, so the page keeps the newest entries only. */
+const ENTRIES = 200;
+
 function subscriber(name, open, heartbeats) {
   const stats = new Stats(name, {
     state: ["state", "closed"],
@@ -195,6 +198,7 @@ function subscriber(name, open, heartbeats) {
     event: (event) => {
       stats.add("events");
       log.append(entry(event));
+      if (log.childElementCount > ENTRIES) log.firstElementChild.remove();
       log.scrollTop = log.scrollHeight;
     },
   };

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, COOKIE, HOST, TE, UPGRADE},
+    header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     request,
     uri::{Authority, Scheme},
 };
@@ -88,6 +88,12 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// who writes to it at that moment matters more than a saved handshake.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
+/// An upstream that is gone without a word is noticed after this silence and three probes; nothing
+/// else would end a stream that waits for it.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const PROBE: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
+
 impl Proxy {
     pub(crate) fn new(upstream: Authority, timeouts: &Timeouts) -> Self {
         let client = ServiceBuilder::new()
@@ -119,8 +125,8 @@ impl Proxy {
         }
         let upgrade = Upgrade::asked(&mut request);
         let request = match to_upstream(request, self.upstream, upgrade.as_ref()) {
-            Ok(request) => request,
-            Err(_) => return text(StatusCode::BAD_REQUEST, "the request has no usable target"),
+            Some(request) => request,
+            None => return text(StatusCode::BAD_REQUEST, "the request has no usable target"),
         };
         match self.client.oneshot(request).await {
             Ok(response) => to_client(response, upgrade),
@@ -133,6 +139,9 @@ fn client(connect: Duration) -> legacy::Client<HttpConnector, Body> {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(connect));
+    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive_interval(Some(PROBE));
+    connector.set_keepalive_retries(Some(PROBES));
     legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE)
@@ -145,7 +154,7 @@ fn to_upstream(
     request: Request<Incoming>,
     upstream: Authority,
     upgrade: Option<&Upgrade>,
-) -> Result<Request<Body>, http::Error> {
+) -> Option<Request<Body>> {
     let (mut head, body) = request.into_parts();
     debug!(method = %head.method, path = head.uri.path(), "request");
     let trailers = names(&head.headers, TE, "trailers");
@@ -162,9 +171,20 @@ fn to_upstream(
     say_who_asked(&mut head);
     // HTTP/2 splits cookies, HTTP/1 wants them in one line (RFC 9113, 8.2.3)
     join_lines(&mut head.headers, COOKIE, b"; ");
+    if must_announce(&head.method, &body) {
+        let chunked = HeaderValue::from_static("chunked");
+        head.headers.insert(TRANSFER_ENCODING, chunked);
+    }
     head.uri = target(&head.uri, upstream)?;
     head.version = Version::HTTP_11;
-    Ok(Request::from_parts(head, Either::Left(body)))
+    Some(Request::from_parts(head, Either::Left(body)))
+}
+
+/// hyper's client drops a body of unknown length with these methods, unless a field announces it;
+/// with the others it writes the field itself.
+fn must_announce(method: &Method, body: &Incoming) -> bool {
+    let bodiless = *method == Method::GET || *method == Method::HEAD;
+    bodiless && !body.is_end_stream() && body.size_hint().exact().is_none()
 }
 
 /// Says for whom we ask. What came in is kept: a proxy in front of us that ends TLS knows better.
@@ -172,8 +192,8 @@ fn say_who_asked(head: &mut request::Parts) {
     let headers = &mut head.headers;
     // hyper's client then writes the upstream's
     let host = headers.remove(HOST);
-    let authority = || HeaderValue::from_str(head.uri.authority()?.as_str()).ok();
-    if let Some(host) = host.or_else(authority) {
+    // a target with a host in it overrules the field (RFC 9112, 3.2.2)
+    if let Some(host) = head.uri.authority().and_then(host_and_port).or(host) {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
     let proto = HeaderValue::from_static("http");
@@ -184,17 +204,24 @@ fn say_who_asked(head: &mut request::Parts) {
     }
 }
 
+/// Without the name and the password, which are nobody else's business.
+fn host_and_port(authority: &Authority) -> Option<HeaderValue> {
+    let host = authority.as_str().rsplit('@').next()?;
+    HeaderValue::from_str(host).ok()
+}
+
 fn peer_address(peer: &Peer) -> Option<HeaderValue> {
     HeaderValue::from_str(&peer.0.ip().to_canonical().to_string()).ok()
 }
 
-fn target(uri: &Uri, upstream: Authority) -> Result<Uri, http::Error> {
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    Uri::builder()
+/// None for a target without a path, as in `GET host`: that form is for CONNECT alone (RFC 9112,
+/// 3.2.3).
+fn target(uri: &Uri, upstream: Authority) -> Option<Uri> {
+    let target = Uri::builder()
         .scheme(Scheme::HTTP)
         .authority(upstream)
-        .path_and_query(path)
-        .build()
+        .path_and_query(uri.path_and_query()?.as_str());
+    target.build().ok()
 }
 
 impl Policy<Request<Body>, Response<Incoming>, legacy::Error> for RetryOnce {
@@ -251,6 +278,8 @@ fn failure(error: &(dyn Error + 'static)) -> Response<Body> {
             StatusCode::GATEWAY_TIMEOUT,
             "the upstream took too long to answer",
         )
+    } else if causes(error).any(is_request_body) {
+        (StatusCode::BAD_REQUEST, "the body of the request is broken")
     } else if causes(error).any(is_timeout) {
         (
             StatusCode::GATEWAY_TIMEOUT,
@@ -278,6 +307,15 @@ fn is_connect(cause: &(dyn Error + 'static)) -> bool {
     error.is_some_and(legacy::Error::is_connect)
 }
 
+/// Reading from the client failed inside of writing to the upstream: one hyper error in another.
+fn is_request_body(cause: &(dyn Error + 'static)) -> bool {
+    let error = cause.downcast_ref::<hyper::Error>();
+    let user = error.is_some_and(hyper::Error::is_user);
+    user && cause
+        .source()
+        .is_some_and(|inner| inner.is::<hyper::Error>())
+}
+
 fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
     let error = cause.downcast_ref::<io::Error>();
     error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
@@ -297,14 +335,16 @@ fn text(status: StatusCode, line: &'static str) -> Response<Body> {
 // === Upgrades ===
 
 impl Upgrade {
-    /// HTTP/2 has no such thing. `h2c` is refused: in that tunnel requests would pass that nobody
-    /// here has looked at.
+    /// HTTP/2 has no such thing. Only a WebSocket gets a tunnel: in one of `h2c` requests would
+    /// pass that nobody here has looked at.
     fn asked(request: &mut Request<Incoming>) -> Option<Self> {
         let headers = request.headers();
-        let protocol = headers.get(UPGRADE)?.clone();
+        let mut lines = headers.get_all(UPGRADE).into_iter();
+        let (protocol, more) = (lines.next()?.clone(), lines.next());
         let tunnel = request.version() == Version::HTTP_11
             && names(headers, CONNECTION, "upgrade")
-            && !names(headers, UPGRADE, "h2c");
+            && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+            && more.is_none();
         tunnel.then(|| Self {
             protocol,
             client: hyper::upgrade::on(request),
@@ -334,27 +374,27 @@ async fn copy(client: OnUpgrade, upstream: OnUpgrade) -> Result<(u64, u64), BoxE
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<_> = list(headers, CONNECTION)
-        .map(str::to_ascii_lowercase)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
         .collect();
     for name in HOP_BY_HOP
         .into_iter()
-        .chain(named.iter().map(String::as_str))
+        .chain(named.iter().map(HeaderName::as_str))
     {
         headers.remove(name);
     }
 }
 
 fn names(headers: &HeaderMap, field: HeaderName, token: &str) -> bool {
-    list(headers, field).any(|item| item.eq_ignore_ascii_case(token))
+    list(headers, field).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The items of a comma-separated field, over all of its lines.
-fn list(headers: &HeaderMap, field: HeaderName) -> impl Iterator<Item = &str> {
+/// The items of a comma-separated field, over all of its lines. As bytes: one item that is no text
+/// must not hide those beside it.
+fn list(headers: &HeaderMap, field: HeaderName) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(field).into_iter();
     lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
 }
 
 /// Makes one line of many, for servers that look at the first only.

@@ -1,6 +1,6 @@
 //! A headless Chromium behind ChromeDriver, one per test.
 
-use std::{fs, os::unix::process::CommandExt, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -12,7 +12,7 @@ use super::{
 };
 
 /// The background of Chromium wants the internet, which a test machine may not have.
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 11] = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -22,6 +22,7 @@ const FLAGS: [&str; 10] = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--no-proxy-server",
     "--window-size=1280,1600",
 ];
 
@@ -136,7 +137,7 @@ async fn driver() -> (Process, String) {
     for _ in 0..10 {
         // a group of its own, so that Chromium goes with it
         let mut command = Command::new("chromedriver");
-        let mut driver = Process::start(command.arg("--port=0").process_group(0));
+        let mut driver = Process::start_group(command.arg("--port=0"));
         let line = driver.line_or_end("ChromeDriver was started successfully on port ");
         if let Some(port) = line.await {
             return (driver, port.trim_end_matches('.').to_owned());

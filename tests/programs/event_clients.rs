@@ -27,12 +27,19 @@ pub(crate) trait EventClient: Sized {
     async fn close(self);
 }
 
+/// curl without the settings and the proxies of who runs the tests.
+pub(crate) fn curl() -> Command {
+    let mut command = Command::new("curl");
+    command.args(["-q", "--noproxy", "*"]);
+    command
+}
+
 /// `curl -N`, which says `Accept: */*`.
 pub(crate) struct Curl(Process);
 
 impl EventClient for Curl {
     async fn open(url: &str) -> Self {
-        Self(Process::start(Command::new("curl").args([
+        Self(Process::start(curl().args([
             "--silent",
             "--show-error",
             "-N",

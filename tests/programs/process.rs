@@ -2,6 +2,7 @@
 
 use std::{
     io::Read,
+    os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -35,6 +36,8 @@ pub(crate) async fn answer_of<T>(mut probe: impl AsyncFnMut() -> Option<T>) -> O
 /// was started as a process group of its own.
 pub(crate) struct Process {
     child: Child,
+    /// Whether its id is also that of a group, and surely no other's.
+    leads_group: bool,
     stdout: Output,
     stderr: Output,
 }
@@ -55,7 +58,15 @@ impl Process {
             stdout: Output::of(child.stdout.take().expect("a pipe")),
             stderr: Output::of(child.stderr.take().expect("a pipe")),
             child,
+            leads_group: false,
         }
+    }
+
+    /// The same, in a process group of its own.
+    pub(crate) fn start_group(command: &mut Command) -> Self {
+        let mut process = Self::start(command.process_group(0));
+        process.leads_group = true;
+        process
     }
 
     pub(crate) fn stdout(&self) -> Vec<u8> {
@@ -93,6 +104,8 @@ impl Process {
     /// How the program ended, once it has and all that it wrote is here.
     pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().expect("a child of ours");
+        // once it is reaped, its id may be given to another process
+        self.leads_group &= status.is_none();
         status.filter(|_| self.stdout.is_closed() && self.stderr.is_closed())
     }
 
@@ -109,7 +122,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        kill("KILL", &format!("-{}", self.child.id()));
+        if self.leads_group {
+            kill("KILL", &format!("-{}", self.child.id()));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {

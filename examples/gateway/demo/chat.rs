@@ -44,7 +44,6 @@ struct Message {
 }
 
 /// What all chunks of one answer have in common.
-#[derive(Clone)]
 struct Completion {
     id: String,
     created: u64,
@@ -53,6 +52,11 @@ struct Completion {
 
 const MAX_DELAY: u64 = 10 * 60_000;
 const MAX_PAUSE: u64 = 60_000;
+
+/// What of a question comes back in its answer, in characters: the model's name is in each chunk,
+/// and a large question must not make a much larger answer.
+const MAX_MODEL: usize = 64;
+const MAX_ECHO: usize = 200;
 
 const ANSWER: &str = "No model runs here, but the stream is real: this text comes word by word, as \
     chat.completion.chunk objects, from a server that knows nothing of proxies and time-outs. The \
@@ -93,21 +97,22 @@ fn tokens(
     answer: &str,
 ) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
     let completion = Completion::new(question);
-    let role = completion.chunk(&json!({ "role": "assistant", "content": "" }), None);
-    let words = answer.split_inclusive(' ');
-    let words: Vec<_> = words
-        .map(|word| completion.chunk(&json!({ "content": word }), None))
-        .collect();
-    let stop = completion.chunk(&json!({}), Some("stop"));
-
+    let role = json!({ "role": "assistant", "content": "" });
+    let words: Vec<_> = answer.split_inclusive(' ').map(str::to_owned).collect();
     let (delay, pause) = (question.delay(), question.pause());
-    let events = stream::iter([(Duration::ZERO, role)])
+
+    let deltas = stream::iter([(Duration::ZERO, role, None)])
         .chain(stream::iter(words).enumerate().map(move |(n, word)| {
             let silence = if n == 0 { delay } else { pause };
-            (silence, word)
+            (silence, json!({ "content": word }), None)
         }))
-        .chain(stream::iter([stop, "[DONE]".to_owned()]).map(|last| (Duration::ZERO, last)));
-    events.then(|(silence, data)| async move {
+        .chain(stream::iter([(Duration::ZERO, json!({}), Some("stop"))]));
+    let done = stream::iter([(Duration::ZERO, "[DONE]".to_owned())]);
+    // each is made when it is due: many clients that read slowly keep little here
+    let chunks = deltas
+        .map(move |(silence, delta, finish)| (silence, completion.chunk(&delta, finish)))
+        .chain(done);
+    chunks.then(|(silence, data)| async move {
         tokio::time::sleep(silence).await;
         Ok(Event::default().data(data))
     })
@@ -126,7 +131,7 @@ impl Question {
         let mut asked = self.messages.iter().rev();
         let asked = asked.find(|message| message.role == "user");
         match asked.and_then(|message| message.content.as_str()) {
-            Some(text) => format!("You asked: “{}” {ANSWER}", text.trim()),
+            Some(text) => format!("You asked: “{}” {ANSWER}", start(text.trim(), MAX_ECHO)),
             None => ANSWER.to_owned(),
         }
     }
@@ -139,7 +144,7 @@ impl Completion {
         Self {
             id: format!("chatcmpl-{:x}", now.as_nanos()),
             created: now.as_secs(),
-            model: question.model.clone(),
+            model: start(&question.model, MAX_MODEL),
         }
     }
 
@@ -163,6 +168,10 @@ impl Completion {
             "choices": [choice],
         })
     }
+}
+
+fn start(text: &str, chars: usize) -> String {
+    text.chars().take(chars).collect()
 }
 
 /// As OpenAI says it, so that its SDKs show the message.

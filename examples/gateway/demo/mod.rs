@@ -36,7 +36,7 @@ const NOT_FOUND: &str = "\
 there are: / (a page), /sse (GET and POST), /training, /v1/chat/completions (POST), /ws
 ";
 
-/// Events are kept, so none may be large.
+/// Events are kept and messages are sent back whole, so none may be large.
 const MAX_BODY: usize = 64 * 1024;
 
 /// Starts the platform on a port of its own, so that the gateway reaches it as it reaches any other.
@@ -78,7 +78,7 @@ where
 
 /// What a WebSocket does instead: two ways, frames of its own, no ids, no resume.
 async fn echo(upgrade: WebSocketUpgrade) -> Response {
-    upgrade.on_upgrade(send_back)
+    upgrade.max_message_size(MAX_BODY).on_upgrade(send_back)
 }
 
 async fn send_back(mut socket: WebSocket) {

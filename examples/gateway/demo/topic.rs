@@ -57,6 +57,12 @@ pub(super) async fn subscribe(
 }
 
 fn events_after(topic: watch::Receiver<History>, last: u64) -> impl Stream<Item = Published> {
+    // An id that is newer than the newest was given before a restart, and stands for nothing now.
+    let last = if last > topic.borrow().newest {
+        0
+    } else {
+        last
+    };
     let batches = stream::unfold((topic, last), |(mut topic, last)| async move {
         loop {
             let batch = topic.borrow_and_update().after(last);
@@ -102,9 +108,7 @@ impl History {
         id
     }
 
-    /// An id that is newer than the newest was given before a restart, and stands for nothing now.
     fn after(&self, last: u64) -> Vec<Published> {
-        let last = if last > self.newest { 0 } else { last };
         let unseen = self.events.iter().filter(|event| event.id > last);
         unseen.cloned().collect()
     }
