@@ -28,6 +28,11 @@ pin_project! {
     ///
     /// What is not an event stream passes frame by frame, with its size hint, end and trailers. Its
     /// error is boxed, since a stream that must be [broken off](Aborted) has an error of ours.
+    ///
+    /// # Panics
+    ///
+    /// When an event stream with heartbeats, a drain or an error is polled outside of a tokio
+    /// runtime with timers.
     #[derive(Debug)]
     pub struct SseBody<B> {
         #[pin]
