@@ -119,22 +119,24 @@ async fn an_upstream_that_nobody_serves_is_a_502() {
     unserved.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let unused = unserved.local_addr().unwrap();
     let gateway = Gateway::before(&format!("http://{unused}"), &[]).await;
-    let (status, line) = plain_answer(&gateway.url("/sse")).await;
-    assert_eq!(
-        (status, line.as_str()),
-        (502, "the upstream cannot be reached\n")
-    );
+    assert_plain_answer(
+        &gateway.url("/sse"),
+        502,
+        "the upstream cannot be reached\n",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn an_upstream_that_hangs_up_is_a_502() {
     let (upstream, _) = server("").await;
     let gateway = Gateway::before(&upstream, &[]).await;
-    let (status, line) = plain_answer(&gateway.url("/")).await;
-    assert_eq!(
-        (status, line.as_str()),
-        (502, "the upstream broke off before its answer\n")
-    );
+    assert_plain_answer(
+        &gateway.url("/"),
+        502,
+        "the upstream broke off before its answer\n",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -142,11 +144,12 @@ async fn an_upstream_that_does_not_answer_is_a_504() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = format!("http://{}", silent.local_addr().unwrap());
     let gateway = Gateway::before(&upstream, &["--head-timeout", "300ms"]).await;
-    let (status, line) = plain_answer(&gateway.url("/")).await;
-    assert_eq!(
-        (status, line.as_str()),
-        (504, "the upstream took too long to answer\n")
-    );
+    assert_plain_answer(
+        &gateway.url("/"),
+        504,
+        "the upstream took too long to answer\n",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -160,16 +163,12 @@ async fn an_upstream_that_breaks_off_in_a_stream_is_an_error_to_the_client_too()
     assert!(end.is_err(), "a cut stream must not look complete");
 }
 
-async fn plain_answer(url: &str) -> (u16, String) {
+async fn assert_plain_answer(url: &str, status: u16, text: &str) {
     let response = client::get(url, &EVENT_SOURCE).await.unwrap();
-    assert_eq!(
-        response.headers()["content-type"],
-        "text/plain; charset=utf-8"
-    );
-    (
-        response.status().as_u16(),
-        client::body(response).await.unwrap(),
-    )
+    let content_type = &response.headers()["content-type"];
+    assert_eq!(content_type, "text/plain; charset=utf-8");
+    assert_eq!(response.status().as_u16(), status);
+    assert_eq!(client::body(response).await.unwrap(), text);
 }
 
 // === A hop in the middle ===
