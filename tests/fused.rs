@@ -8,7 +8,7 @@
 
 mod support;
 
-use std::{convert::Infallible, future::ready, time::Duration};
+use std::{convert::Infallible, future::ready, mem, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -146,21 +146,24 @@ fn steps(setup: &Setup, chunks: &[Chunk]) -> Vec<Step> {
         .flat_map(|chunk| chunk.bytes.to_vec())
         .collect();
     let mut passed = 0;
+    let mut held = Vec::new();
     let mut steps = Vec::new();
     for chunk in chunks {
-        for piece in chunk.bytes.chunks(48) {
+        for piece in chunk.bytes.chunks(24) {
             passed += piece.len();
             let in_mark = stream.starts_with(b"\xef") && passed < 7;
             let blank = piece.iter().all(|byte| b"\r\n".contains(byte));
             let behind_cr = piece.ends_with(b"\r") || piece.ends_with(b"\r\r\n");
-            let unnoticed = in_mark || setup.assigns && (blank || behind_cr);
-            steps.push(data(piece));
-            if !unnoticed {
-                steps.push(pause(0.001));
-                steps.extend(chunk.then_silence.then(|| pause(25.0)));
+            held.extend_from_slice(piece);
+            // The innermost layer of a stack would hand it on joined to the next piece.
+            if in_mark || setup.assigns && (blank || behind_cr) {
+                continue;
             }
+            steps.extend([data(mem::take(&mut held)), pause(0.001)]);
+            steps.extend(chunk.then_silence.then(|| pause(25.0)));
         }
     }
+    steps.push(data(held));
     steps
 }
 
