@@ -15,13 +15,11 @@ use crate::{
     drain::Ending,
     end::EndReason,
     engine::Engine,
+    error::BoxError,
     flush::Flush,
     slot::{PollFrame, Slot},
     timer::Timer,
 };
-
-/// Any error of a body.
-pub type BoxError = Box<dyn Error + Send + Sync>;
 
 pin_project! {
     /// A response's body behind the layers of this crate.

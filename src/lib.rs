@@ -7,6 +7,7 @@ mod detect;
 mod drain;
 mod end;
 mod engine;
+mod error;
 mod event_id;
 mod flush;
 mod future;
@@ -16,16 +17,19 @@ mod jitter;
 mod layer;
 mod media;
 mod outbox;
+#[cfg(feature = "resume")]
+pub mod resume;
 mod service;
 mod slot;
 mod timer;
 mod trace;
 pub mod wire;
 
-pub use body::{Aborted, BoxError, SseBody};
+pub use body::{Aborted, SseBody};
 pub use compression::{CompressionBypassLayer, should_compress};
 pub use drain::{Drain, DrainLayer, DrainMode};
 pub use end::EndReason;
+pub use error::BoxError;
 pub use event_id::{EventIdLayer, LastEventId, LastSentId, is_event_source};
 pub use future::ResponseFuture;
 pub use headers::HeadersLayer;

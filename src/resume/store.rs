@@ -1,0 +1,239 @@
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    str::FromStr,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::StreamId;
+use crate::error::BoxError;
+
+/// Where the events of streams are kept for those who come back.
+///
+/// [`MemoryStore`](super::MemoryStore) keeps them in the process. Write your own for another
+/// database; `conformance::check`, behind the feature `test-util`, tells whether it does what the
+/// layer leans on.
+///
+/// A stream has one producer, which calls [`open`](Self::open), [`append`](Self::append),
+/// [`renew`](Self::renew) and [`close`](Self::close), one after the other. Any number of readers, on
+/// any machine that shares the store, call the others meanwhile.
+///
+/// - Events are numbered from 1. What is read is in order, each event once. Numbers may be missing
+///   where the store failed, or has dropped old events; the layer sees that, the store need not.
+/// - A call may fail, be dropped half done, or be repeated: every write must bear to be repeated.
+/// - The layer bounds the time of every call but [`next`](Self::next) by itself, and goes on without
+///   the store while it is down.
+/// - Nothing stays for ever: a stream that was neither appended to nor renewed for the store's own
+///   time of keeping is gone.
+///
+/// Ids of streams come from the layer, never from a client: what a client sent is parsed, and
+/// [`find`](Self::find) says whether it exists.
+pub trait ResumeStore: fmt::Debug + Send + Sync + 'static {
+    /// A new stream, or one that the store has lost. `about` is what the layer wants to know of it
+    /// again, a few hundred bytes that are nobody else's business.
+    fn open(&self, stream: StreamId, about: Bytes) -> StoreFuture<'_, ()>;
+
+    /// Adds `events` behind those that are there, and may drop those before number `keep_from`.
+    ///
+    /// The numbers in `events` follow each other. Those that are stored already are passed over:
+    /// an append whose answer was lost is repeated, with more events behind it. The answer comes
+    /// when readers can see the events.
+    ///
+    /// Answers [`StoreError::Unknown`] for a stream that is not there; it is opened again then.
+    fn append<'a>(
+        &'a self,
+        stream: StreamId,
+        events: &'a [StoredEvent],
+        keep_from: u64,
+    ) -> StoreFuture<'a, ()>;
+
+    /// The stream has ended with event `last`, 0 if it had none.
+    fn close(&self, stream: StreamId, last: u64, end: StreamEnd) -> StoreFuture<'_, ()>;
+
+    /// The producers of these streams are alive, and the streams are to be kept. Called three times
+    /// per [`lease`](Self::lease), for all streams that this process produces.
+    fn renew<'a>(&'a self, streams: &'a [StreamId]) -> StoreFuture<'a, ()>;
+
+    /// How long a producer may go without [`renew`](Self::renew) before its readers are told
+    /// [`Then::Lost`].
+    fn lease(&self) -> Duration;
+
+    /// What [`open`](Self::open) was given; `None` for a stream that is not there.
+    fn find(&self, stream: StreamId) -> StoreFuture<'_, Option<Bytes>>;
+
+    /// The first events with a number over `after`, at most `limit` of them, as they are now.
+    ///
+    /// Answers [`StoreError::Unknown`] for a stream that is not there.
+    fn read(&self, stream: StreamId, after: u64, limit: usize) -> StoreFuture<'_, Page>;
+
+    /// The same, but waits until there is an event, an end or a loss to tell of: until the page
+    /// would be another than no events and [`Then::Running`]. May be dropped while it waits.
+    fn next(&self, stream: StreamId, after: u64, limit: usize) -> StoreFuture<'_, Page>;
+}
+
+/// One event of a stream: its bytes are the upstream's, from the end of the event before it to the
+/// end of its own blank line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Counted from 1.
+    pub number: u64,
+    /// What the upstream sent.
+    pub bytes: Bytes,
+}
+
+/// Some events of a stream, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The events; none is there twice.
+    pub events: Vec<StoredEvent>,
+    /// What follows the last of them.
+    pub then: Then,
+}
+
+/// What follows the events of a [`Page`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// More events that are there already.
+    More,
+    /// Nothing so far: the producer is at work.
+    Running,
+    /// The end.
+    Ended {
+        /// The number of the stream's last event, whether or not it is still stored.
+        last: u64,
+        /// How it ended.
+        end: StreamEnd,
+    },
+    /// Nothing any more: the producer has not renewed its lease.
+    Lost,
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// As the upstream wanted.
+    Complete,
+    /// [`Resume::stop`](super::Resume::stop) ended it.
+    Stopped,
+    /// The upstream's body failed.
+    Failed,
+    /// Nobody read it for longer than its grace, or its process was shut down.
+    Abandoned,
+}
+
+/// The text is not the name of a [`StreamEnd`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownStreamEnd(());
+
+/// Why a store did not do what it was asked.
+#[derive(Debug)]
+pub enum StoreError {
+    /// There is no such stream, or not any more.
+    Unknown,
+    /// The store is down, slow, full or broken.
+    Failed(BoxError),
+}
+
+/// What a store answers: at once, without an allocation, or later.
+#[must_use = "futures do nothing unless polled"]
+pub struct StoreFuture<'a, T>(Answer<'a, T>);
+
+enum Answer<'a, T> {
+    Now(Option<Result<T, StoreError>>),
+    Later(Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>),
+}
+
+impl StreamEnd {
+    /// All of them, each with the name under which a store may keep it.
+    const NAMES: [(Self, &'static str); 4] = [
+        (Self::Complete, "complete"),
+        (Self::Stopped, "stopped"),
+        (Self::Failed, "failed"),
+        (Self::Abandoned, "abandoned"),
+    ];
+
+    /// Its name, which [`FromStr`] reads.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        let mut names = Self::NAMES.iter();
+        names
+            .find(|(end, _)| *end == self)
+            .map_or("", |(_, name)| name)
+    }
+}
+
+impl FromStr for StreamEnd {
+    type Err = UnknownStreamEnd;
+
+    fn from_str(text: &str) -> Result<Self, UnknownStreamEnd> {
+        let mut names = Self::NAMES.iter();
+        let found = names.find(|(_, name)| *name == text);
+        found.map(|(end, _)| *end).ok_or(UnknownStreamEnd(()))
+    }
+}
+
+impl<'a, T> StoreFuture<'a, T> {
+    /// An answer that is known.
+    pub fn ready(answer: Result<T, StoreError>) -> Self {
+        Self(Answer::Now(Some(answer)))
+    }
+
+    /// An answer that `future` will give.
+    pub fn new(future: impl Future<Output = Result<T, StoreError>> + Send + 'a) -> Self {
+        Self(Answer::Later(Box::pin(future)))
+    }
+}
+
+impl<T: Unpin> Future for StoreFuture<'_, T> {
+    type Output = Result<T, StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Answer::Now(answer) => Poll::Ready(answer.take().expect("polled after completion")),
+            Answer::Later(future) => future.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<T> fmt::Debug for StoreFuture<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreFuture")
+    }
+}
+
+impl fmt::Display for UnknownStreamEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no stream ends like that")
+    }
+}
+
+impl Error for UnknownStreamEnd {}
+
+impl StoreError {
+    /// The store is down, slow, full or broken, and this is how.
+    pub fn failed(error: impl Into<BoxError>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("no such stream in the store"),
+            Self::Failed(_) => f.write_str("store failed"),
+        }
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Unknown => None,
+            Self::Failed(error) => Some(error.as_ref()),
+        }
+    }
+}
