@@ -39,6 +39,11 @@ impl Client {
             gemini: Gemini::of(request),
         }
     }
+
+    /// Whether ids that it did not ask for do no harm.
+    pub(crate) fn bears_ids(self) -> bool {
+        !self.mcp && self.gemini.is_none()
+    }
 }
 
 impl Gemini {

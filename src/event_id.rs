@@ -1,7 +1,4 @@
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderName, request, response};
@@ -9,6 +6,7 @@ use http::{HeaderName, request, response};
 use crate::{
     client::Client,
     end::EndReason,
+    judge::Judge,
     trace::trace,
     wire::{BlockEnd, EventId, Field, id_line},
 };
@@ -43,7 +41,8 @@ use crate::{
 pub struct EventIdLayer {
     query: Option<Arc<str>>,
     track: bool,
-    assign: Option<When>,
+    /// Which requests get ids.
+    assign: Option<Judge<bool>>,
 }
 
 /// A request extension: the id of the last event that the client has seen.
@@ -83,10 +82,6 @@ enum Cursor {
     /// An empty id, or one that is too long to be kept.
     Lost,
 }
-
-/// Which requests get ids.
-#[derive(Clone)]
-struct When(Arc<dyn Fn(&request::Parts) -> bool + Send + Sync>);
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -133,16 +128,16 @@ impl EventIdLayer {
         mut self,
         when: impl Fn(&request::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.assign = Some(When(Arc::new(when)));
+        self.assign = Some(Judge::new(when));
         self
     }
 
     pub(crate) fn on_request(&self, request: &mut request::Parts, client: Client) -> EventIds {
-        let last = self.last_event_id(request);
+        let last = last_event_id(request, self.query.as_deref());
         let assigns = self
             .assign
             .as_ref()
-            .is_some_and(|When(when)| !client.mcp && client.gemini.is_none() && when(request));
+            .is_some_and(|when| client.bears_ids() && when.of(request));
         let ids = EventIds {
             track: self.track,
             sent: None,
@@ -154,16 +149,25 @@ impl EventIdLayer {
         }
         ids
     }
+}
 
-    fn last_event_id(&self, request: &request::Parts) -> Option<EventId> {
-        let header = request.headers.get(LAST_EVENT_ID);
-        let id = match header.filter(|id| !id.is_empty()) {
-            Some(id) => EventId::from_bytes(id.as_bytes()),
-            None => EventId::new(parameter(request, self.query.as_ref()?)?),
-        };
-        id.inspect_err(|error| trace!(debug, "ignored a Last-Event-ID", error = error))
-            .ok()
-    }
+/// The id that the client comes back with: from the header, or else from that query parameter.
+pub(crate) fn last_event_id(request: &request::Parts, query: Option<&str>) -> Option<EventId> {
+    let header = request.headers.get(LAST_EVENT_ID);
+    let id = match header.filter(|id| !id.is_empty()) {
+        Some(id) => EventId::from_bytes(id.as_bytes()),
+        None => EventId::new(parameter(request, query?)?),
+    };
+    id.inspect_err(|error| trace!(debug, "ignored a Last-Event-ID", error = error))
+        .ok()
+}
+
+/// The first value of a query parameter that is not empty.
+pub(crate) fn parameter(request: &request::Parts, name: &str) -> Option<Box<str>> {
+    let query = request.uri.query()?.as_bytes();
+    let (_, value) =
+        form_urlencoded::parse(query).find(|(key, value)| key == name && !value.is_empty())?;
+    Some(value.into())
 }
 
 /// Whether the request is a browser's `EventSource`, or one of its like: a `GET` whose `Accept`
@@ -255,21 +259,8 @@ fn number_after(last: Option<&EventId>) -> u64 {
     last.and_then(|number| number.checked_add(1)).unwrap_or(1)
 }
 
-fn parameter(request: &request::Parts, name: &str) -> Option<Box<str>> {
-    let query = request.uri.query()?.as_bytes();
-    let (_, value) =
-        form_urlencoded::parse(query).find(|(key, value)| key == name && !value.is_empty())?;
-    Some(value.into())
-}
-
 impl Default for EventIdLayer {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl fmt::Debug for When {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fn")
     }
 }

@@ -88,7 +88,7 @@ pub(crate) fn unbind(headers: &mut HeaderMap) {
     }
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for value in headers
         .get_all(CONNECTION)
         .iter()

@@ -1,7 +1,9 @@
 use std::sync::Arc;
 
-use tower_layer::Layer;
+use tower_layer::{Identity, Layer};
 
+#[cfg(feature = "resume")]
+use crate::resume::{ResumeLayer, ResumeService};
 use crate::{
     compression::CompressionBypassLayer, drain::DrainLayer, engine::Concerns,
     event_id::EventIdLayer, headers::HeadersLayer, heartbeat::HeartbeatLayer, service::SseService,
@@ -35,14 +37,16 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct SseLayer {
+pub struct SseLayer<R = Identity> {
     concerns: Concerns,
+    resume: R,
 }
 
 impl SseLayer {
     /// The layer with its defaults.
     pub fn new() -> Self {
         Self {
+            resume: Identity::new(),
             concerns: Concerns {
                 headers: Some(HeadersLayer::new()),
                 compression: Some(CompressionBypassLayer::new()),
@@ -53,6 +57,17 @@ impl SseLayer {
         }
     }
 
+    /// Streams that outlive their connection. Default: none.
+    #[cfg(feature = "resume")]
+    pub fn resume(self, layer: ResumeLayer) -> SseLayer<ResumeLayer> {
+        SseLayer {
+            concerns: self.concerns,
+            resume: layer,
+        }
+    }
+}
+
+impl<R> SseLayer<R> {
     /// Leaves headers as they are, but for a length that no longer holds where bytes may be added.
     /// Default: [`HeadersLayer::new`].
     pub fn without_headers(mut self) -> Self {
@@ -110,11 +125,11 @@ impl Default for SseLayer {
     }
 }
 
-impl<S> Layer<S> for SseLayer {
-    type Service = SseService<S>;
+impl<S, R: Layer<S>> Layer<S> for SseLayer<R> {
+    type Service = SseService<R::Service>;
 
-    fn layer(&self, inner: S) -> SseService<S> {
-        SseService::new(inner, Arc::new(self.concerns.clone()))
+    fn layer(&self, inner: S) -> Self::Service {
+        SseService::new(self.resume.layer(inner), Arc::new(self.concerns.clone()))
     }
 }
 
@@ -155,6 +170,15 @@ impl<S> Layer<S> for DrainLayer {
 
     fn layer(&self, inner: S) -> SseService<S> {
         only(inner, |concerns| concerns.drain = Some(self.clone()))
+    }
+}
+
+#[cfg(feature = "resume")]
+impl<S> Layer<S> for ResumeLayer {
+    type Service = ResumeService<S>;
+
+    fn layer(&self, inner: S) -> ResumeService<S> {
+        ResumeService::new(inner, self)
     }
 }
 

@@ -14,6 +14,7 @@ mod future;
 mod headers;
 mod heartbeat;
 mod jitter;
+mod judge;
 mod layer;
 mod media;
 mod outbox;
@@ -35,4 +36,6 @@ pub use future::ResponseFuture;
 pub use headers::HeadersLayer;
 pub use heartbeat::{HeartbeatLayer, HeartbeatShape, HeartbeatStart};
 pub use layer::SseLayer;
+#[cfg(feature = "resume")]
+pub use resume::{LossPolicy, Resume, ResumeLayer, ResumeStore};
 pub use service::SseService;

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-const EVENT_STREAM: &str = "text/event-stream";
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
 /// Whether the response headers say that the body is an event stream.
 pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {

@@ -10,7 +10,7 @@ use std::{
 const LEVELS: [&[&str]; 7] = [
     // L0: what several concerns need
     &[
-        "end", "trace", "media", "client", "jitter", "outbox", "wire",
+        "end", "error", "trace", "media", "client", "judge", "jitter", "outbox", "wire",
     ],
     // L1: the concerns, none of which knows another
     &[
@@ -23,8 +23,8 @@ const LEVELS: [&[&str]; 7] = [
     ],
     // L2: their order
     &["engine"],
-    // L3: the one body, and what it holds
-    &["body", "flush", "slot", "timer"],
+    // L3: the one body, and what it holds; and the service inside it, with a body of its own
+    &["body", "flush", "slot", "timer", "resume"],
     // L4: the one service
     &["service", "future"],
     // L5: the layers
@@ -34,11 +34,13 @@ const LEVELS: [&[&str]; 7] = [
 ];
 
 /// Who may import from its own level; on L0, anyone in whom no circle closes.
-const SAME_LEVEL: [(&str, &str); 5] = [
+const SAME_LEVEL: [(&str, &str); 7] = [
     ("body", "flush"),
     ("body", "slot"),
     ("body", "timer"),
     ("flush", "timer"),
+    ("resume", "slot"),
+    ("resume", "timer"),
     ("service", "future"),
 ];
 

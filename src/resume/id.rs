@@ -50,11 +50,18 @@ impl Cursor {
 
     pub(super) fn parse(id: &EventId) -> Option<Self> {
         let (stream, number) = id.as_str().split_once('.')?;
-        let number = decimal(number)?;
+        // There is a number behind every number.
+        let number = decimal(number).filter(|number| *number < u64::MAX)?;
         Some(Self {
             stream: stream.parse().ok()?,
             number,
         })
+    }
+}
+
+impl From<Cursor> for EventId {
+    fn from(cursor: Cursor) -> Self {
+        Self::plain(format!("{}.{}", cursor.stream, cursor.number))
     }
 }
 
@@ -112,8 +119,8 @@ mod tests {
     #[test]
     fn a_cursor_reads_what_an_id_says_and_nothing_else() {
         let stream = StreamId::random().unwrap();
-        let parsed = cursor(&format!("{stream}.18446744073709551615"));
-        let number = u64::MAX;
+        let parsed = cursor(&format!("{stream}.18446744073709551614"));
+        let number = u64::MAX - 1;
         assert_eq!(parsed, Some(Cursor { stream, number }));
         let zeros = "0".repeat(32);
         assert!(cursor(&format!("ts_{zeros}.0")).is_some());
@@ -126,6 +133,7 @@ mod tests {
             &format!("ts_{zeros}.+1"),
             &format!("ts_{zeros}.-1"),
             &format!("ts_{zeros}.1.1"),
+            &format!("ts_{zeros}.18446744073709551615"),
             &format!("ts_{zeros}.18446744073709551616"),
             &format!("ts_{zeros}0.1"),
             &format!("ts_+{}.1", "0".repeat(31)),

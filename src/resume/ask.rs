@@ -1,0 +1,106 @@
+use http::{HeaderName, HeaderValue, request};
+
+use super::{Cursor, StreamId, layer::Settings};
+use crate::{
+    client::Client,
+    event_id::{LastEventId, last_event_id, parameter},
+    wire::EventId,
+};
+
+/// What a request wants of this layer.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    pub(super) place: Place,
+    /// It wants `id:` lines.
+    pub(super) ids: bool,
+    /// Who asks.
+    pub(super) principal: Vec<u8>,
+    pub(super) client: Client,
+}
+
+/// Where in which stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At the start of a new one.
+    New,
+    After(Cursor),
+    /// Behind the event that has this id of the service's.
+    AfterId(StreamId, EventId),
+    /// It is meant for us, and wrong.
+    Nowhere,
+}
+
+/// In a response: the id of its stream. In a request: the stream in which `Last-Event-ID` is an id
+/// of the service's.
+pub(super) const SSE_STREAM: HeaderName = HeaderName::from_static("sse-stream");
+
+/// In a request: `ids` asks for `id:` lines. In a response: how the coming back went.
+pub(super) const SSE_RESUME: HeaderName = HeaderName::from_static("sse-resume");
+
+pub(super) const RESUMED: HeaderValue = HeaderValue::from_static("resumed");
+pub(super) const COMPLETE: HeaderValue = HeaderValue::from_static("complete");
+pub(super) const LOST: HeaderValue = HeaderValue::from_static("lost");
+
+const IDS: &[u8] = b"ids";
+
+impl Ask {
+    /// `None` if the request is none of this layer's business.
+    pub(super) fn of(request: &request::Parts, settings: &Settings) -> Option<Self> {
+        let client = Client::of(request);
+        if client.wants_head || client.mcp || !settings.when.of(request) {
+            return None;
+        }
+        let asks = said(request, &SSE_RESUME).is_some_and(|said| *said == *IDS);
+        Some(Self {
+            place: Place::of(request, settings),
+            ids: client.bears_ids() && (asks || settings.ids.of(request)),
+            principal: settings.principal.of(request),
+            client,
+        })
+    }
+}
+
+impl Place {
+    fn of(request: &request::Parts, settings: &Settings) -> Self {
+        // An outer layer may have read it from its own query parameter.
+        let known = request.extensions.get::<LastEventId>();
+        let last = known.map(|LastEventId(id)| id.clone());
+        let last = last.or_else(|| last_event_id(request, settings.query.as_deref()));
+        match last {
+            Some(id) if Cursor::is_ours(&id) => {
+                Cursor::parse(&id).map_or(Self::Nowhere, Self::After)
+            }
+            last => Self::in_stream(said(request, &SSE_STREAM), last),
+        }
+    }
+
+    fn in_stream(stream: Option<Box<[u8]>>, last: Option<EventId>) -> Self {
+        let Some(stream) = stream else {
+            return Self::New;
+        };
+        let stream = str::from_utf8(&stream)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        match (stream, last) {
+            (Some(stream), Some(id)) => Self::AfterId(stream, id),
+            (Some(stream), None) => Self::After(Cursor { stream, number: 0 }),
+            (None, _) => Self::Nowhere,
+        }
+    }
+}
+
+/// What a header says, or else the query parameter of that name.
+fn said(request: &request::Parts, name: &HeaderName) -> Option<Box<[u8]>> {
+    let header = request
+        .headers
+        .get(name)
+        .map(|value| value.as_bytes().into());
+    header.or_else(|| Some(parameter(request, name.as_str())?.into_boxed_bytes()))
+}
+
+/// Our id means nothing to the service.
+pub(super) fn strip(request: &mut request::Parts) {
+    request.headers.remove("last-event-id");
+    request.headers.remove(SSE_STREAM);
+    request.extensions.remove::<LastEventId>();
+}

@@ -1,0 +1,152 @@
+use std::sync::Arc;
+
+use http::response;
+
+use super::{
+    Page, StoredEvent, StreamEnd, StreamId, Then,
+    about::{About, Principal},
+    ask::{Ask, Place},
+    hub::Hub,
+    live::{Seat, Standing},
+    reader::{FIRST_PAGE, Reader},
+    stats::Count,
+};
+use crate::wire::{EventId, Mark, Scanner};
+
+/// What is left of the stream that a client comes back to.
+pub(super) enum Found {
+    /// It goes on.
+    Stream(Box<(response::Parts, StreamId, Reader)>),
+    /// The client has all of it.
+    Complete(Box<response::Parts>),
+    /// Gone, unknown, somebody else's, or no id at all: nobody can tell from outside.
+    Nothing,
+}
+
+/// A stream that the client may read.
+struct Stream {
+    hub: Arc<Hub>,
+    id: StreamId,
+    about: Arc<About>,
+    /// It runs, or is followed, here.
+    seat: Option<Seat>,
+}
+
+/// How many events are looked through at once for an id of the service's.
+const PAGE: usize = 256;
+
+pub(super) async fn find(hub: Arc<Hub>, ask: Ask) -> Found {
+    let found = look(hub.clone(), ask).await.unwrap_or(Found::Nothing);
+    hub.counters.add(match found {
+        Found::Stream(_) => Count::Resumed,
+        Found::Complete(_) => Count::Complete,
+        Found::Nothing => Count::Lost,
+    });
+    found
+}
+
+async fn look(hub: Arc<Hub>, ask: Ask) -> Option<Found> {
+    let id = match &ask.place {
+        Place::After(cursor) => cursor.stream,
+        Place::AfterId(stream, _) => *stream,
+        Place::New | Place::Nowhere => return None,
+    };
+    let stream = Stream::find(hub, id, &ask.principal).await?;
+    match ask.place {
+        Place::After(cursor) => stream.go_on(cursor.number, ask.ids).await,
+        // A stream with ids of the service gets none of ours.
+        Place::AfterId(_, last) => {
+            let number = stream.number_of(&last).await?;
+            stream.go_on(number, false).await
+        }
+        Place::New | Place::Nowhere => None,
+    }
+}
+
+impl Stream {
+    async fn find(hub: Arc<Hub>, id: StreamId, principal: &[u8]) -> Option<Self> {
+        let principal = Principal::new(id, principal);
+        let about = match hub.running(id) {
+            Some(running) => running.about,
+            None => {
+                let about = hub.ask(hub.store.find(id)).await.ok()??;
+                Arc::new(About::decode(about)?)
+            }
+        };
+        // Nobody else may so much as keep it running.
+        (about.principal == principal).then(|| Self {
+            seat: hub.join(id),
+            hub,
+            id,
+            about,
+        })
+    }
+
+    async fn go_on(self, after: u64, ids: bool) -> Option<Found> {
+        match self.seat.as_ref().map(|seat| seat.standing(after)) {
+            Some(Standing::Here) => Some(self.read(after, ids, None)),
+            Some(Standing::Ended(end)) => self.over(StreamEnd::from(&end)),
+            Some(Standing::Behind) | None => self.go_on_from_store(after, ids).await,
+        }
+    }
+
+    async fn go_on_from_store(self, after: u64, ids: bool) -> Option<Found> {
+        let store = &self.hub.store;
+        let page = self.hub.ask(store.read(self.id, after, FIRST_PAGE)).await;
+        let page = page.ok()?;
+        match (page.events.first(), page.then) {
+            (Some(event), _) if event.number == after + 1 => {}
+            (None, Then::Running) if self.seat.is_none() => {}
+            (None, Then::Ended { last, end }) if after >= last => return self.over(end),
+            _ => return None,
+        }
+        Some(self.read(after, ids, Some(page)))
+    }
+
+    fn read(self, after: u64, ids: bool, page: Option<Page>) -> Found {
+        let head = self.about.head();
+        let mut reader = Reader::new(self.hub, self.id, self.about, self.seat, after, ids);
+        if page.is_some() {
+            reader.on_page(page);
+        }
+        Found::Stream(Box::new((head, self.id, reader)))
+    }
+
+    /// There is nothing behind what the client has.
+    fn over(&self, end: StreamEnd) -> Option<Found> {
+        match end {
+            StreamEnd::Complete | StreamEnd::Stopped => {
+                Some(Found::Complete(Box::new(self.about.head())))
+            }
+            StreamEnd::Failed | StreamEnd::Abandoned => None,
+        }
+    }
+
+    /// The last event up to which a client is whose last id is this one of the service's.
+    async fn number_of(&self, id: &EventId) -> Option<u64> {
+        let store = &self.hub.store;
+        let (mut number, mut after) = (None, 0);
+        loop {
+            let page = self.hub.ask(store.read(self.id, after, PAGE)).await.ok()?;
+            for event in &page.events {
+                number = has_id(event, id).or(number);
+                after = event.number;
+            }
+            if page.then != Then::More || page.events.is_empty() {
+                return number;
+            }
+        }
+    }
+}
+
+/// Up to which event a client is that has the id from this one. The id may stand in a block before
+/// the event, without data: then it has not seen the event.
+fn has_id(event: &StoredEvent, id: &EventId) -> Option<u64> {
+    let (mut last, mut found) = (false, None);
+    Scanner::new().scan(&event.bytes, |mark| match mark {
+        Mark::Field(field) if field.name == b"id" => last = field.value == id.as_str().as_bytes(),
+        Mark::BlockEnd(block) if last => found = Some(event.number - u64::from(!block.data)),
+        _ => {}
+    });
+    found
+}

@@ -1,0 +1,323 @@
+mod seat;
+
+use std::{
+    collections::VecDeque,
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use http::HeaderMap;
+use tokio::time::Instant;
+
+pub(super) use self::seat::{Reading, Seat, Spot, Standing};
+use super::{
+    StreamEnd,
+    piece::{Piece, Place},
+};
+use crate::error::BoxError;
+
+/// A stream that is being produced, here or on another machine: its newest pieces, and those who
+/// read them.
+///
+/// The fastest reader sets the pace: what it has not taken stays here, and while too much of that
+/// is here, upstream waits. A slower one that falls off reads on from the store.
+pub(in crate::resume) struct Live {
+    state: Mutex<State>,
+}
+
+struct State {
+    pieces: VecDeque<Piece>,
+    /// The place of the first piece among all that there were.
+    first: u64,
+    /// The bytes in `pieces`.
+    held: usize,
+    /// The number of the last event that has ended.
+    newest: u64,
+    end: Option<LiveEnd>,
+    readers: Vec<Option<Slot>>,
+    /// Bytes, and pieces, that no reader has taken.
+    unread: Unread,
+    /// Since when there is no reader.
+    left: Option<Instant>,
+    stop: Option<StreamEnd>,
+    producer: Option<Waker>,
+    /// The producer waits for readers.
+    starved: bool,
+    /// Kept for its allocation.
+    woken: Vec<Waker>,
+}
+
+/// How far the fastest reader is behind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unread {
+    /// The place of the first piece that nobody has taken.
+    from: u64,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    waker: Option<Waker>,
+}
+
+/// How a stream ended, and what came behind its last byte.
+#[derive(Clone, Debug)]
+pub(in crate::resume) enum LiveEnd {
+    Complete(Option<HeaderMap>),
+    Stopped,
+    /// Upstream failed, or what comes is lost: the reader's connection must break, so that nobody
+    /// takes the half for the whole.
+    Broken(Option<Arc<BoxError>>),
+    /// The same, since nobody read it for too long or the process goes.
+    Abandoned,
+}
+
+/// How much may be unread.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::resume) struct Bounds {
+    pub(in crate::resume) pieces: u64,
+    pub(in crate::resume) bytes: usize,
+}
+
+/// What may be unread while somebody reads, and how much stays for others.
+pub(in crate::resume) const TAIL: Bounds = Bounds {
+    pieces: 1024,
+    bytes: 128 * 1024,
+};
+
+impl Live {
+    /// Behind event `newest`.
+    pub(in crate::resume) fn new(newest: u64) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                pieces: VecDeque::new(),
+                first: 0,
+                held: 0,
+                newest,
+                end: None,
+                readers: Vec::new(),
+                unread: Unread::default(),
+                left: Some(Instant::now()),
+                stop: None,
+                producer: None,
+                starved: false,
+                woken: Vec::new(),
+            }),
+        })
+    }
+
+    pub(in crate::resume) fn readers(&self) -> usize {
+        self.state().readers.iter().flatten().count()
+    }
+
+    pub(in crate::resume) fn newest(&self) -> u64 {
+        self.state().newest
+    }
+
+    // === The producer ===
+
+    pub(in crate::resume) fn publish(&self, pieces: impl IntoIterator<Item = Piece>) {
+        let mut state = self.state();
+        for piece in pieces {
+            state.push(piece);
+        }
+        let dropped = state.shorten();
+        self.wake(state);
+        drop(dropped);
+    }
+
+    pub(in crate::resume) fn finish(&self, end: LiveEnd) {
+        let mut state = self.state();
+        state.end.get_or_insert(end);
+        self.wake(state);
+    }
+
+    /// Ready when the producer is to stop.
+    pub(in crate::resume) fn poll_stop(&self, cx: &Context<'_>) -> Poll<StreamEnd> {
+        let mut state = self.state();
+        if let Some(end) = state.stop {
+            return Poll::Ready(end);
+        }
+        let old = state.producer.replace(cx.waker().clone());
+        drop(state);
+        drop(old);
+        Poll::Pending
+    }
+
+    /// Whether more may come; asked after [`poll_stop`](Self::poll_stop), which has the waker.
+    /// While nobody reads, what nobody has read may be as much as the log holds.
+    pub(in crate::resume) fn has_room(&self, log: Bounds) -> bool {
+        let mut state = self.state();
+        let bounds = if state.left.is_some() { log } else { TAIL };
+        let room = state.unread_pieces() < bounds.pieces && state.unread.bytes < bounds.bytes;
+        state.starved = !room;
+        room
+    }
+
+    /// Ready when nobody reads.
+    pub(in crate::resume) fn poll_unread(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.left.is_some() {
+            return Poll::Ready(());
+        }
+        let old = state.producer.replace(cx.waker().clone());
+        drop(state);
+        drop(old);
+        Poll::Pending
+    }
+
+    /// Since when nobody reads.
+    pub(in crate::resume) fn left(&self) -> Option<Instant> {
+        self.state().left
+    }
+
+    // === Whoever wants it to end ===
+
+    pub(in crate::resume) fn stop(&self, end: StreamEnd) {
+        self.state().stop.get_or_insert(end);
+        self.wake_producer();
+    }
+
+    pub(in crate::resume) fn is_stopped(&self) -> bool {
+        self.state().stop.is_some()
+    }
+
+    pub(in crate::resume) fn wake_producer(&self) {
+        let producer = self.state().producer.take();
+        wake(producer);
+    }
+
+    // === The readers ===
+
+    pub(in crate::resume) fn join(self: &Arc<Self>) -> Seat {
+        let mut state = self.state();
+        state.left = None;
+        let free = state.readers.iter().position(Option::is_none);
+        let index = free.unwrap_or(state.readers.len());
+        if free.is_none() {
+            state.readers.push(None);
+        }
+        state.readers[index] = Some(Slot::default());
+        Seat {
+            live: self.clone(),
+            index,
+        }
+    }
+
+    fn leave(&self, index: usize) {
+        let mut state = self.state();
+        let slot = state.readers.get_mut(index).and_then(Option::take);
+        if state.readers.iter().all(Option::is_none) {
+            state.left = Some(Instant::now());
+        }
+        let producer = state.producer.take();
+        drop(state);
+        drop(slot);
+        wake(producer);
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let mut woken = mem::take(&mut state.woken);
+        let slots = state.readers.iter_mut().flatten();
+        woken.extend(slots.filter_map(|slot| slot.waker.take()));
+        drop(state);
+        // No lock is held where others are woken: all of them want it at once.
+        for waker in woken.drain(..) {
+            waker.wake();
+        }
+        self.state().woken = woken;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn push(&mut self, piece: Piece) {
+        if piece.place == Place::End {
+            self.newest = piece.number;
+        }
+        self.held += piece.bytes.len();
+        self.unread.bytes += piece.bytes.len();
+        self.pieces.push_back(piece);
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.pieces.len() as u64
+    }
+
+    fn unread_pieces(&self) -> u64 {
+        self.end() - self.unread.from
+    }
+
+    /// Takes off what is over the bounds and has been read, or has nobody to read it.
+    fn shorten(&mut self) -> Vec<Piece> {
+        let mut dropped = Vec::new();
+        while self.held > TAIL.bytes || self.pieces.len() as u64 > TAIL.pieces {
+            if self.left.is_none() && self.first >= self.unread.from {
+                break;
+            }
+            let Some(piece) = self.pieces.pop_front() else {
+                break;
+            };
+            self.first += 1;
+            self.held -= piece.bytes.len();
+            dropped.push(piece);
+        }
+        dropped
+    }
+
+    /// Where somebody who has all events up to `number` begins: `Err` if that is not here any more,
+    /// `None` if it is yet to come.
+    fn place_after(&self, number: u64) -> Result<Option<u64>, ()> {
+        let later = self.pieces.partition_point(|piece| piece.number <= number);
+        match self.pieces.get(later) {
+            Some(piece) if piece.number == number + 1 && !piece.continues => {
+                Ok(Some(self.first + later as u64))
+            }
+            Some(_) => Err(()),
+            None if self.newest == number => Ok(Some(self.end())),
+            None if self.newest > number => Err(()),
+            None => Ok(None),
+        }
+    }
+
+    /// A reader is at `next`, maybe ahead of all others. Returns who waited for that.
+    fn set_pace(&mut self, next: u64) -> Option<Waker> {
+        if next <= self.unread.from {
+            return None;
+        }
+        // What was dropped unread, since nobody was there, is in the count too.
+        if self.unread.from < self.first {
+            self.unread = Unread {
+                from: self.first,
+                bytes: self.held,
+            };
+        }
+        let taken = (self.unread.from - self.first) as usize..(next - self.first) as usize;
+        let taken = self.pieces.range(taken).map(|piece| piece.bytes.len());
+        self.unread.bytes -= taken.sum::<usize>();
+        self.unread.from = next;
+        mem::take(&mut self.starved)
+            .then(|| self.producer.take())
+            .flatten()
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state();
+        f.debug_struct("Live")
+            .field("newest", &state.newest)
+            .field("end", &state.end)
+            .finish_non_exhaustive()
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

@@ -1,0 +1,232 @@
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Buf;
+use http_body::Body;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    StreamEnd,
+    about::About,
+    cut::{Cut, Cutter},
+    hub::{Hold, PROBE},
+    layer::Settings,
+    live::LiveEnd,
+    log::Log,
+    piece::Place,
+    stats::Count,
+};
+use crate::{error::BoxError, timer::Timer, trace::trace};
+
+/// The producer of a stream: reads the service's body, has its events stored, and then shows them
+/// to the readers. It outlives them by the grace time.
+pub(super) struct Pump<B> {
+    body: Option<Pin<Box<B>>>,
+    cutter: Cutter,
+    cuts: Vec<Cut>,
+    log: Log,
+    hold: Hold,
+    settings: Arc<Settings>,
+    timer: Timer,
+}
+
+/// What the producer has to do.
+enum Turn {
+    /// There are new pieces, or the store wants old ones.
+    Store,
+    End(LiveEnd),
+}
+
+/// How many frames are taken at once: what is ready is stored together.
+const FRAMES_PER_TURN: usize = 64;
+
+/// How many bytes of them, about.
+const BYTES_PER_TURN: usize = 64 * 1024;
+
+/// How long the end of a stream waits for a store that is down.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+impl<B> Pump<B>
+where
+    B: Body + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    pub(super) fn new(body: B, hold: Hold, about: Arc<About>, settings: Arc<Settings>) -> Self {
+        let Settings { log, max_age, .. } = *settings;
+        Self {
+            body: Some(Box::pin(body)),
+            cutter: Cutter::new(log.bytes),
+            cuts: Vec::new(),
+            log: Log::new(hold.hub.clone(), hold.stream, about, log, max_age),
+            hold,
+            settings,
+            timer: Timer::default(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let turn = poll_fn(|cx| self.poll_turn(cx)).await;
+            if let Turn::End(end) = turn {
+                return self.end(end).await;
+            }
+            self.pass_on().await;
+        }
+    }
+
+    /// Control before upstream, which may always be ready.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        if let Poll::Ready(end) = self.poll_stop(cx) {
+            return Poll::Ready(Turn::End(end));
+        }
+        if self.log.is_behind() {
+            return Poll::Ready(Turn::Store);
+        }
+        if !self.hold.live.has_room(self.settings.log) {
+            return Poll::Pending;
+        }
+        match self.poll_upstream(cx) {
+            Poll::Ready(Some(end)) => return Poll::Ready(Turn::End(end)),
+            // No event has ended so far: the others first.
+            Poll::Ready(None) if self.cuts.is_empty() => cx.waker().wake_by_ref(),
+            Poll::Ready(None) => {}
+            Poll::Pending => self.cuts.extend(self.cutter.show()),
+        }
+        if self.cuts.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Turn::Store)
+        }
+    }
+
+    /// Ready when somebody stops it, or nobody has read it for too long.
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<LiveEnd> {
+        let live = &self.hold.live;
+        if let Poll::Ready(end) = live.poll_stop(cx) {
+            return Poll::Ready(end.into());
+        }
+        let Some(left) = live.left() else {
+            return Poll::Pending;
+        };
+        let Some(deadline) = left.checked_add(self.settings.grace) else {
+            return Poll::Pending;
+        };
+        self.timer
+            .poll_until(deadline, cx)
+            .map(|()| StreamEnd::Abandoned.into())
+    }
+
+    /// Takes what is there now. Ready with the end, or when there may be more.
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<LiveEnd>> {
+        let mut bytes = 0;
+        for _ in 0..FRAMES_PER_TURN {
+            let Some(body) = &mut self.body else {
+                return Poll::Ready(Some(LiveEnd::Broken(None)));
+            };
+            match ready!(body.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => bytes += self.cut(data),
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().ok();
+                        return Poll::Ready(Some(LiveEnd::Complete(trailers)));
+                    }
+                },
+                Some(Err(error)) => {
+                    let error = Arc::new(error.into());
+                    return Poll::Ready(Some(LiveEnd::Broken(Some(error))));
+                }
+                None => return Poll::Ready(Some(LiveEnd::Complete(None))),
+            }
+            if bytes >= BYTES_PER_TURN {
+                break;
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    fn cut(&mut self, mut data: impl Buf) -> usize {
+        let len = data.remaining();
+        while data.has_remaining() {
+            let chunk = data.chunk();
+            let taken = chunk.len();
+            self.cutter.push(chunk, &mut self.cuts);
+            data.advance(taken);
+        }
+        len
+    }
+
+    /// First the store has the events, then the readers: whoever holds an id can come back with it.
+    async fn pass_on(&mut self) {
+        let mut pieces = Vec::with_capacity(self.cuts.len());
+        for Cut { piece, event } in self.cuts.drain(..) {
+            match event {
+                Some(event) => self.log.push(event),
+                None if piece.place == Place::End => {
+                    self.hold.hub.counters.add(Count::Unstored);
+                }
+                None => {}
+            }
+            pieces.push(piece);
+        }
+        self.log.store().await;
+        self.hold.live.publish(pieces);
+    }
+
+    async fn end(mut self, end: LiveEnd) {
+        // The service's work ends here, whatever the store still has to be told.
+        self.body = None;
+        self.cuts.extend(self.cutter.finish());
+        self.pass_on().await;
+        let stored = StreamEnd::from(&end);
+        trace!(
+            debug,
+            "producer ended",
+            stream = self.hold.stream,
+            end = stored
+        );
+        if stored == StreamEnd::Abandoned {
+            self.hold.hub.counters.add(Count::Abandoned);
+        }
+        self.hold.live.finish(end);
+        self.close(stored).await;
+    }
+
+    /// A store that is down is waited for, as long as a reader would be.
+    async fn close(&mut self, end: StreamEnd) {
+        let give_up = Instant::now() + self.settings.grace.min(LONGEST_WAIT);
+        let last = self.cutter.last();
+        while !self.log.close(last, end).await {
+            if self.hold.live.is_stopped() || Instant::now() >= give_up {
+                return;
+            }
+            sleep(PROBE).await;
+        }
+    }
+}
+
+impl From<StreamEnd> for LiveEnd {
+    fn from(end: StreamEnd) -> Self {
+        match end {
+            StreamEnd::Complete => Self::Complete(None),
+            StreamEnd::Stopped => Self::Stopped,
+            StreamEnd::Failed => Self::Broken(None),
+            StreamEnd::Abandoned => Self::Abandoned,
+        }
+    }
+}
+
+impl From<&LiveEnd> for StreamEnd {
+    fn from(end: &LiveEnd) -> Self {
+        match end {
+            LiveEnd::Complete(_) => Self::Complete,
+            LiveEnd::Stopped => Self::Stopped,
+            LiveEnd::Broken(_) => Self::Failed,
+            LiveEnd::Abandoned => Self::Abandoned,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+use std::{
+    error::Error,
+    fmt, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Page, StoreError, StoredEvent, StreamId, Then,
+    about::About,
+    follow::{Follower, STORE_PATIENCE},
+    hub::{Hub, PROBE},
+    live::{LiveEnd, Reading, Seat, Spot},
+    piece::Piece,
+    stats::Count,
+};
+use crate::{error::BoxError, outbox::Outbox, slot::PollFrame};
+
+/// The body of a client that reads a stream: from the store, page by page, and then live.
+pub(super) struct Reader {
+    hub: Arc<Hub>,
+    stream: StreamId,
+    about: Arc<About>,
+    spot: Spot,
+    /// Where it sits once the stream runs, or is followed, here.
+    seat: Option<Seat>,
+    source: Source,
+    ids: bool,
+    /// What a turn has read; kept for its allocation.
+    pieces: Vec<Piece>,
+    outbox: Outbox,
+    limit: usize,
+}
+
+enum Source {
+    Live,
+    Store(Paging),
+    End(LiveEnd),
+    Done,
+}
+
+/// `None` if there is no page to be had.
+type Paging = Pin<Box<dyn Future<Output = Option<Page>> + Send>>;
+
+/// The error of a stream that was broken off because it cannot be told to its end: the service's
+/// body failed, its process died, or the reader fell behind what is kept.
+///
+/// The client comes back with the last id that it has, and is told then what is lost.
+#[derive(Debug)]
+pub struct Interrupted {
+    cause: Option<Arc<BoxError>>,
+}
+
+/// How many events the first page may have; the size of the next follows from their bytes.
+pub(super) const FIRST_PAGE: usize = 16;
+const LONGEST_PAGE: usize = 1024;
+
+/// How many bytes a page is to have, and a turn takes from the live end.
+const BYTES_PER_TURN: usize = 64 * 1024;
+
+impl Reader {
+    /// Behind event `after`; without a seat, in a stream that only the store has.
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        stream: StreamId,
+        about: Arc<About>,
+        seat: Option<Seat>,
+        after: u64,
+        ids: bool,
+    ) -> Self {
+        Self {
+            hub,
+            stream,
+            about,
+            spot: Spot::after(after),
+            seat,
+            source: Source::Live,
+            ids,
+            pieces: Vec::new(),
+            outbox: Outbox::default(),
+            limit: FIRST_PAGE,
+        }
+    }
+
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
+        loop {
+            if let Some(bytes) = self.outbox.take() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            match &mut self.source {
+                Source::Live => ready!(self.poll_live(cx)),
+                Source::Store(paging) => {
+                    let page = ready!(paging.as_mut().poll(cx));
+                    self.on_page(page);
+                }
+                Source::End(_) | Source::Done => return Poll::Ready(self.end()),
+            }
+        }
+    }
+
+    pub(super) fn is_end(&self) -> bool {
+        let ended = matches!(
+            self.source,
+            Source::Done | Source::End(LiveEnd::Complete(None) | LiveEnd::Stopped)
+        );
+        ended && self.outbox.is_empty()
+    }
+
+    fn poll_live(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let Some(seat) = &self.seat else {
+            self.source = Source::Store(self.page());
+            return Poll::Ready(());
+        };
+        let (spot, pieces) = (&mut self.spot, &mut self.pieces);
+        match ready!(seat.poll_read(spot, BYTES_PER_TURN, pieces, cx)) {
+            Reading::Pieces => {
+                let mut pieces = mem::take(&mut self.pieces);
+                for piece in pieces.drain(..) {
+                    self.write(&piece);
+                }
+                self.pieces = pieces;
+            }
+            Reading::Behind if self.spot.is_torn() => self.break_off(),
+            Reading::Behind => self.source = Source::Store(self.page()),
+            Reading::Ended(end) => self.source = Source::End(end),
+        }
+        Poll::Ready(())
+    }
+
+    /// Asks the store for what comes next, and asks again while it is down: its faults are no reason
+    /// to break a connection.
+    fn page(&self) -> Paging {
+        let (hub, stream, limit) = (self.hub.clone(), self.stream, self.limit);
+        let after = self.spot.number;
+        Box::pin(async move {
+            let give_up = Instant::now() + STORE_PATIENCE;
+            loop {
+                match hub.ask(hub.store.read(stream, after, limit)).await {
+                    Ok(page) => return Some(page),
+                    Err(StoreError::Unknown) => return None,
+                    Err(StoreError::Failed(_)) if Instant::now() >= give_up => return None,
+                    Err(StoreError::Failed(_)) => sleep(PROBE).await,
+                }
+            }
+        })
+    }
+
+    pub(super) fn on_page(&mut self, page: Option<Page>) {
+        self.source = Source::Live;
+        let Some(Page { events, then }) = page else {
+            return self.break_off();
+        };
+        self.limit = next_limit(&events);
+        let empty = events.is_empty();
+        for event in events {
+            if event.number != self.spot.number + 1 {
+                return self.break_off();
+            }
+            self.spot.turn_to(event.number);
+            self.write(&Piece::of(event));
+        }
+        match then {
+            Then::Ended { last, end } if self.spot.number >= last => {
+                self.source = Source::End(end.into());
+            }
+            Then::Running if self.seat.is_none() => self.follow(),
+            Then::More | Then::Running if !empty => {}
+            // What the live end says is missing is not in the store either.
+            Then::More | Then::Running | Then::Ended { .. } | Then::Lost => self.break_off(),
+        }
+    }
+
+    /// The stream runs on another machine, and there is no more of it so far.
+    fn follow(&mut self) {
+        let (stream, after) = (self.stream, self.spot.number);
+        let (hold, seat) = self.hub.follow(stream, self.about.clone(), after);
+        self.seat = Some(seat);
+        if let Some(hold) = hold {
+            tokio::spawn(Follower::new(hold, after).run());
+        }
+    }
+
+    fn write(&mut self, piece: &Piece) {
+        // Ids of the service are never mixed with ours.
+        self.ids &= !piece.contents.id;
+        if self.ids {
+            piece.write_with_id(self.stream, &mut self.outbox);
+        } else {
+            self.outbox.push(piece.bytes.clone());
+        }
+    }
+
+    fn break_off(&mut self) {
+        self.hub.counters.add(Count::BrokenOff);
+        self.source = Source::End(LiveEnd::Broken(None));
+    }
+
+    fn end(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
+        self.seat = None;
+        match mem::replace(&mut self.source, Source::Done) {
+            Source::End(LiveEnd::Complete(Some(trailers))) => Some(Ok(Frame::trailers(trailers))),
+            Source::End(LiveEnd::Broken(cause)) => Some(Err(Box::new(Interrupted { cause }))),
+            Source::End(LiveEnd::Abandoned) => Some(Err(Box::new(Interrupted { cause: None }))),
+            _ => None,
+        }
+    }
+}
+
+/// As many events as the wanted bytes hold, going by the last page; growing slowly, since the next
+/// ones may be larger.
+fn next_limit(events: &[StoredEvent]) -> usize {
+    let bytes: usize = events.iter().map(|event| event.bytes.len()).sum();
+    let fitting = events.len() * BYTES_PER_TURN / bytes.max(1);
+    fitting.clamp(1, (2 * events.len()).clamp(FIRST_PAGE, LONGEST_PAGE))
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("stream", &self.stream)
+            .field("spot", &self.spot)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("event stream broken off: the rest of it cannot be had here")
+    }
+}
+
+impl Error for Interrupted {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause
+            .as_deref()
+            .map(|cause| cause.as_ref() as &(dyn Error + 'static))
+    }
+}
