@@ -17,6 +17,8 @@ mod pump;
 mod reader;
 mod service;
 mod stats;
+#[cfg(feature = "redis")]
+mod redis;
 mod store;
 
 pub use body::ResumeBody;
@@ -27,6 +29,8 @@ pub use layer::{LossPolicy, ResumeLayer};
 pub use reader::Interrupted;
 pub use service::{ResumeFuture, ResumeService};
 pub use stats::ResumeStats;
+#[cfg(feature = "redis")]
+pub use redis::RedisStore;
 pub use store::{
     Page, ResumeStore, StoreError, StoreFuture, StoredEvent, StreamEnd, Then, UnknownStreamEnd,
 };
