@@ -37,5 +37,5 @@ pub use headers::HeadersLayer;
 pub use heartbeat::{HeartbeatLayer, HeartbeatShape, HeartbeatStart};
 pub use layer::SseLayer;
 #[cfg(feature = "resume")]
-pub use resume::{LossPolicy, Resume, ResumeLayer, ResumeStore};
+pub use resume::{LossPolicy, MemoryStore, Resume, ResumeLayer, ResumeStore};
 pub use service::SseService;

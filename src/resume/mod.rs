@@ -3,6 +3,8 @@
 mod about;
 mod ask;
 mod body;
+#[cfg(feature = "test-util")]
+pub mod conformance;
 mod cut;
 mod find;
 mod follow;
@@ -12,6 +14,7 @@ mod id;
 mod layer;
 mod live;
 mod log;
+mod memory;
 mod piece;
 mod pump;
 mod reader;
@@ -24,6 +27,7 @@ pub use handle::{ProducedStream, Resume};
 use id::Cursor;
 pub use id::{InvalidStreamId, StreamId};
 pub use layer::{LossPolicy, ResumeLayer};
+pub use memory::{Evicted, MemoryStore};
 pub use reader::Interrupted;
 pub use service::{ResumeFuture, ResumeService};
 pub use stats::ResumeStats;
