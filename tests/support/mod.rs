@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 pub(crate) mod body;
+pub(crate) mod paced;
 pub(crate) mod reference;
 pub(crate) mod serve;
 pub(crate) mod streams;
+pub(crate) mod visitor;
