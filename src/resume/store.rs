@@ -52,10 +52,13 @@ pub trait ResumeStore: fmt::Debug + Send + Sync + 'static {
     ) -> StoreFuture<'a, ()>;
 
     /// The stream has ended with event `last`, 0 if it had none.
+    ///
+    /// Answers [`StoreError::Unknown`] for a stream that is not there.
     fn close(&self, stream: StreamId, last: u64, end: StreamEnd) -> StoreFuture<'_, ()>;
 
     /// The producers of these streams are alive, and the streams are to be kept. Called three times
-    /// per [`lease`](Self::lease), for all streams that this process produces.
+    /// per [`lease`](Self::lease), for all streams that this process produces; those that are not
+    /// there are passed over.
     fn renew<'a>(&'a self, streams: &'a [StreamId]) -> StoreFuture<'a, ()>;
 
     /// How long a producer may go without [`renew`](Self::renew) before its readers are told
