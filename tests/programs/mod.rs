@@ -8,4 +8,5 @@ pub(crate) mod client;
 pub(crate) mod event_clients;
 pub(crate) mod gateway;
 pub(crate) mod process;
+pub(crate) mod redis;
 pub(crate) mod upstreams;

@@ -1,0 +1,166 @@
+use std::{
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, RedisError, RedisResult,
+    ServerErrorKind, aio::MultiplexedConnection,
+};
+use rustls::crypto::{CryptoProvider, ring};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use crate::resume::StoreError;
+
+/// The connection that all short calls share. It is made when it is first needed, and again when
+/// it was lost.
+///
+/// The crate's own `ConnectionManager` stays on a connection whose peer has vanished without a
+/// word, and gives up for good when Redis refuses a connection by an answer: wrong password, too
+/// many clients.
+pub(super) struct Link {
+    client: Client,
+    /// How long a call may take, connecting included.
+    patience: Duration,
+    current: Mutex<Option<Attempt>>,
+}
+
+/// A connection, made in a task of its own: one that takes longer than a call may wait is there for
+/// the next call.
+type Attempt = watch::Receiver<Option<Result<MultiplexedConnection, Refusal>>>;
+
+#[derive(Clone)]
+struct Refusal {
+    error: RedisError,
+    at: Instant,
+}
+
+/// How long making a connection may take.
+const CONNECTING: Duration = Duration::from_secs(5);
+
+/// How long a failed attempt answers for those that come after it.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Link {
+    pub(super) fn new(client: Client, patience: Duration) -> Self {
+        Self {
+            client,
+            patience,
+            current: Mutex::default(),
+        }
+    }
+
+    /// Asks Redis something that it answers at once.
+    pub(super) async fn call<T, F>(
+        &self,
+        ask: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let attempt = self.attempt();
+        let answer = async { ask(connected(attempt.clone()).await?).await };
+        let error = match timeout(self.patience, answer).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error,
+            Err(_) => timed_out(self.patience),
+        };
+        if breaks(&error) {
+            self.give_up(&attempt);
+        }
+        Err(StoreError::failed(error))
+    }
+
+    fn attempt(&self) -> Attempt {
+        let mut current = self.current();
+        match &*current {
+            Some(attempt) if is_of_use(attempt) => attempt.clone(),
+            _ => current.insert(connect(self.client.clone())).clone(),
+        }
+    }
+
+    /// The next call makes another connection, unless one did so before or is just doing it.
+    fn give_up(&self, attempt: &Attempt) {
+        let mut current = self.current();
+        let is_open = matches!(&*attempt.borrow(), Some(Ok(_)));
+        let lost = current.take_if(|current| is_open && current.same_channel(attempt));
+        drop(current);
+        drop(lost);
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Attempt>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn connect(client: Client) -> Attempt {
+    let (sender, attempt) = watch::channel(None);
+    tokio::spawn(async move {
+        let opened = open(&client, None).await;
+        let at = Instant::now();
+        sender.send_replace(Some(opened.map_err(|error| Refusal { error, at })));
+    });
+    attempt
+}
+
+fn is_of_use(attempt: &Attempt) -> bool {
+    match &*attempt.borrow() {
+        Some(Ok(_)) => true,
+        Some(Err(refusal)) => Instant::now() < refusal.at + PAUSE,
+        // Its task may have gone with its runtime.
+        None => attempt.has_changed().is_ok(),
+    }
+}
+
+async fn connected(mut attempt: Attempt) -> RedisResult<MultiplexedConnection> {
+    let outcome = match attempt.wait_for(Option::is_some).await {
+        Ok(outcome) => outcome.clone(),
+        Err(_) => None,
+    };
+    let outcome = outcome.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+    outcome.map_err(|refusal| refusal.error)
+}
+
+/// A connection of its own; `patience` for each command, if the caller does not see to that.
+pub(super) async fn open(
+    client: &Client,
+    patience: Option<Duration>,
+) -> RedisResult<MultiplexedConnection> {
+    let address = client.get_connection_info().addr();
+    if matches!(address, ConnectionAddr::TcpTls { .. }) {
+        choose_cryptography();
+    }
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECTING))
+        .set_response_timeout(patience);
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
+
+/// rustls panics where two of them are linked in and nobody has chosen.
+fn choose_cryptography() {
+    if CryptoProvider::get_default().is_none() {
+        let _ = ring::default_provider().install_default();
+    }
+}
+
+fn timed_out(patience: Duration) -> RedisError {
+    let message = format!("no answer from Redis within {patience:?}");
+    io::Error::new(io::ErrorKind::TimedOut, message).into()
+}
+
+/// Whether a new connection may do better. After a time-out too: of a machine that has vanished the
+/// kernel tells no sooner than after a quarter of an hour.
+fn breaks(error: &RedisError) -> bool {
+    match error.kind() {
+        // A failover has made a replica of what we are connected to.
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => true,
+        ErrorKind::Server(_) | ErrorKind::Extension => error.code() == Some("NOAUTH"),
+        _ => true,
+    }
+}
