@@ -83,7 +83,7 @@ mod store;
 
 pub use body::ResumeBody;
 pub use handle::{ProducedStream, Resume};
-use id::Cursor;
+use id::{Cursor, IdLines};
 pub use id::{InvalidStreamId, StreamId};
 pub use layer::{LossPolicy, ResumeLayer};
 pub use memory::{Evicted, MemoryStore};
