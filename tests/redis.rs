@@ -96,8 +96,8 @@ async fn a_stream_is_read_as_it_was_written() {
     let about = Bytes::from_static(b"\0\r\n\xff");
     store.open(stream, about.clone()).await.unwrap();
     assert_eq!(store.find(stream).await.unwrap(), Some(about.clone()));
-    let nothing = page(1..=0, Then::Running);
-    assert_eq!(store.read(stream, 0, 9).await.unwrap(), nothing);
+    let running = nothing(Then::Running);
+    assert_eq!(store.read(stream, 0, 9).await.unwrap(), running);
     for repeated in [events(1..=2), events(1..=2), events(2..=5), events(4..=5)] {
         store.append(stream, &repeated, 0).await.unwrap();
     }
@@ -108,8 +108,8 @@ async fn a_stream_is_read_as_it_was_written() {
         (0, 4, page(1..=4, Then::More)),
         (3, 1, page(4..=4, Then::More)),
         (4, usize::MAX, page(5..=5, Then::Running)),
-        (5, 9, nothing.clone()),
-        (u64::MAX, 9, nothing),
+        (5, 9, running.clone()),
+        (u64::MAX, 9, running),
     ] {
         let read = store.read(stream, after, limit).await.unwrap();
         assert_eq!(read, expected, "{after} {limit}");
@@ -142,7 +142,7 @@ async fn an_end_is_told_to_all_who_ask_wherever_they_are() {
         }
         // what was evicted or never came is told by the end alone
         admin::<()>(&redis, &["DEL", &format!("tower-sse:{{{stream}}}:log")]).await;
-        assert_eq!(store.next(stream, 0, 9).await.unwrap(), page(1..=0, then));
+        assert_eq!(store.next(stream, 0, 9).await.unwrap(), nothing(then));
     }
 }
 
@@ -179,7 +179,7 @@ async fn who_stops_to_renew_is_lost_and_comes_back() {
     producer.append(stream, &events(1..=1), 0).await.unwrap();
     assert_eq!(
         patient(reader.next(stream, 1, 9)).await.unwrap(),
-        page(2..=1, Then::Lost)
+        nothing(Then::Lost)
     );
     assert_eq!(
         reader.read(stream, 0, 9).await.unwrap(),
@@ -220,13 +220,10 @@ async fn a_thousand_readers_share_one_connection_and_one_append_wakes_all() {
         assert_eq!(woken, page(11..=11, Then::Running));
     }
     producer.close(quiet, 0, COMPLETE).await.unwrap();
-    let end = page(
-        1..=0,
-        Then::Ended {
-            last: 0,
-            end: COMPLETE,
-        },
-    );
+    let end = nothing(Then::Ended {
+        last: 0,
+        end: COMPLETE,
+    });
     for _ in 0..100 {
         assert_eq!(patient(waits.join_next()).await.unwrap().unwrap(), end);
     }
@@ -591,6 +588,11 @@ fn page(numbers: RangeInclusive<u64>, then: Then) -> Page {
     Page { events, then }
 }
 
+fn nothing(then: Then) -> Page {
+    let events = Vec::new();
+    Page { events, then }
+}
+
 async fn patient<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("an answer")
 }
@@ -673,6 +675,6 @@ async fn connect(client: &mut Client) -> MultiplexedConnection {
 
 async fn command<T: FromRedisValue>(connection: &mut MultiplexedConnection, words: &[&str]) -> T {
     let mut command = redis::Cmd::new();
-    words.iter().for_each(|word| drop(command.arg(*word)));
+    command.arg(words);
     command.query_async(connection).await.expect("an answer")
 }

@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use super::{
+    folder::Folder,
     process::{Process, eventually},
-    upstreams::Folder,
 };
 
 /// Dropped, it is killed.

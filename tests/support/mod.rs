@@ -6,6 +6,8 @@
 pub(crate) mod body;
 pub(crate) mod paced;
 pub(crate) mod reference;
+#[cfg(feature = "resume")]
+pub(crate) mod resume;
 pub(crate) mod serve;
 pub(crate) mod streams;
 pub(crate) mod visitor;
