@@ -49,10 +49,9 @@ impl Seat {
     pub(in crate::resume) fn standing(&self, number: u64) -> Standing {
         let state = self.live.state();
         match (state.place_after(number), &state.end) {
+            // What stands behind the last event is none.
+            (_, Some(end)) if number >= state.newest => Standing::Ended(end.clone()),
             (Err(()), _) => Standing::Behind,
-            (Ok(next), Some(end)) if next.is_none_or(|next| next == state.end()) => {
-                Standing::Ended(end.clone())
-            }
             (Ok(_), _) => Standing::Here,
         }
     }
