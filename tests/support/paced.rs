@@ -31,7 +31,7 @@ use super::{
 /// How many events a stream has.
 pub(crate) const EVENTS: usize = 500;
 
-/// Behind this event a stream waits for [`Upstream::go_on`], where that was asked for.
+/// Behind this event a stream waits while [`Upstream::halt`] says so.
 pub(crate) const HALT: usize = EVENTS / 2;
 
 /// A stream that is made, and what became of it.
@@ -57,8 +57,10 @@ struct Chunk {
 #[derive(Clone)]
 pub(crate) struct Upstream {
     streams: Arc<Vec<Paced>>,
-    halted: watch::Sender<bool>,
+    halted: watch::Sender<Which>,
 }
+
+type Which = fn(usize) -> bool;
 
 /// The seed of this test's random numbers, which is printed when it fails: `SEED=` tries it again.
 pub(crate) fn seed() -> u64 {
@@ -74,17 +76,13 @@ impl Upstream {
         let streams = (0..streams).map(|n| Paced::random(rng, own_ids(n)));
         Self {
             streams: Arc::new(streams.collect()),
-            halted: watch::Sender::new(false),
+            halted: watch::Sender::new(|_| false),
         }
     }
 
-    /// All streams will wait behind event [`HALT`].
-    pub(crate) fn halt(&self) {
-        self.halted.send_replace(true);
-    }
-
-    pub(crate) fn go_on(&self) {
-        self.halted.send_replace(false);
+    /// These streams, and no others, wait behind event [`HALT`].
+    pub(crate) fn halt(&self, which: Which) {
+        self.halted.send_replace(which);
     }
 
     pub(crate) fn stream(&self, n: usize) -> &Paced {
@@ -115,7 +113,7 @@ impl Upstream {
         let Chunk { bytes, after } = &stream.chunks[chunk];
         if *after >= HALT {
             let mut halted = self.halted.subscribe();
-            let _ = halted.wait_for(|halted| !halted).await;
+            let _ = halted.wait_for(|halted| !halted(n)).await;
         }
         let mut seen = stream.seen.subscribe();
         let _ = seen.wait_for(|seen| *after < seen + stream.ahead).await;
