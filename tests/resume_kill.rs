@@ -18,12 +18,16 @@ use support::{
     serve::{Server, Stack, soon},
     visitor::{Kind, Visit, Visitor},
 };
-use tokio::task::JoinSet;
+use tokio::{sync::Mutex, task::JoinSet};
 use tower_sse::{ResumeLayer, ResumeStore, SseLayer, resume::MemoryStore};
 
 const CLIENTS: usize = 200;
 
 const CUTS: usize = 5;
+
+/// One test after the other: on a busy machine a store that waits for its turn looks like one that
+/// is down.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_are_cut_anywhere_end_with_exactly_their_events() {
@@ -56,6 +60,7 @@ async fn who_has_all_events_is_told_so_while_the_store_is_slow() {
 }
 
 async fn everybody_gets_everything(store: impl ResumeStore) {
+    let _turn = TURN.lock().await;
     let mut rng = Rng::with_seed(paced::seed());
     let upstream = Upstream::new(&mut rng, CLIENTS, |n| kind(n) == Kind::OwnIds);
     let resume = ResumeLayer::new(store);
@@ -108,6 +113,7 @@ fn kind(n: usize) -> Kind {
 
 #[cfg(all(unix, feature = "redis"))]
 mod with_redis {
+    use tokio::sync::MutexGuard;
     use tower_sse::resume::RedisStore;
 
     use super::{
@@ -123,7 +129,11 @@ mod with_redis {
         clients: JoinSet<End>,
         _server: Server,
         _redis: Redis,
+        _turn: MutexGuard<'static, ()>,
     }
+
+    /// So many are enough to keep two gateways busy.
+    const ROAMERS: usize = 50;
 
     /// What became of a client.
     #[derive(Debug)]
@@ -188,8 +198,9 @@ mod with_redis {
     impl Gateways {
         /// All clients have the first half of their stream.
         async fn at_halt(flags: &[&str]) -> Self {
+            let turn = TURN.lock().await;
             let mut rng = Rng::with_seed(paced::seed());
-            let upstream = Upstream::new(&mut rng, CLIENTS, |n| kind(n) == Kind::OwnIds);
+            let upstream = Upstream::new(&mut rng, ROAMERS, |n| kind(n) == Kind::OwnIds);
             upstream.halt(|_| true);
             let server = Server::start(Stack::Axum, upstream.app(), None).await;
             let redis = Redis::start().await;
@@ -202,11 +213,11 @@ mod with_redis {
             ];
             let addresses = [0, 1].map(|n| gateways[n].address.parse().expect("an address"));
             let mut clients = JoinSet::new();
-            for n in 0..CLIENTS {
+            for n in 0..ROAMERS {
                 let (upstream, rng) = (upstream.clone(), rng.fork());
                 clients.spawn(async move { roams(&upstream, n, addresses, rng).await });
             }
-            for n in 0..CLIENTS {
+            for n in 0..ROAMERS {
                 soon("half a stream", upstream.stream(n).seen(HALT)).await;
             }
             Self {
@@ -215,6 +226,7 @@ mod with_redis {
                 clients,
                 _server: server,
                 _redis: redis,
+                _turn: turn,
             }
         }
 
@@ -233,16 +245,21 @@ mod with_redis {
         let mut client = Visitor::new(kind(n), format!("/streams/{n}"), stream);
         let home = rng.usize(..2);
         let mut to = home;
-        for visit in 0..100 {
+        for visits in 0..100 {
             let cut = rng.usize(..stream.len / (CUTS + 2));
-            let cut = (visit < CUTS).then_some(cut);
+            let cut = (visits < CUTS).then_some(cut);
             let visit = client.visit(gateways[to], cut).await;
             client.check();
             to = rng.usize(..2);
             match visit {
                 Visit::Complete | Visit::Lost => {
-                    assert_eq!(stream.calls(), 1);
                     let events = client.events.len();
+                    assert_eq!(
+                        stream.calls(),
+                        1,
+                        "{:?} {visits} {visit:?} {events}",
+                        kind(n)
+                    );
                     return End {
                         stream: n,
                         home,

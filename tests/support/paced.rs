@@ -150,7 +150,7 @@ impl Paced {
             len: bytes.len(),
             chunks: cut(rng, &ends, bytes.into()),
             events,
-            ahead: *rng.choice(&[1, 4, 40, EVENTS]).expect("a choice"),
+            ahead: *rng.choice(&[2, 10, 50, EVENTS]).expect("a choice"),
             calls: AtomicUsize::new(0),
             seen: watch::Sender::new(0),
         }
