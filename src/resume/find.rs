@@ -11,9 +11,13 @@ use super::{
     reader::{FIRST_PAGE, Reader},
     stats::Count,
 };
-use crate::wire::{EventId, Mark, Scanner};
+use crate::{
+    trace::trace,
+    wire::{EventId, Mark, Scanner},
+};
 
 /// What is left of the stream that a client comes back to.
+#[derive(Debug)]
 pub(super) enum Found {
     /// It goes on.
     Stream(Box<(response::Parts, StreamId, Reader)>),
@@ -37,6 +41,11 @@ const PAGE: usize = 256;
 
 pub(super) async fn find(hub: Arc<Hub>, ask: Ask) -> Found {
     let found = look(hub.clone(), ask).await.unwrap_or(Found::Nothing);
+    trace!(
+        debug,
+        "a client came back to an event stream",
+        found = found
+    );
     hub.counters.add(match found {
         Found::Stream(_) => Count::Resumed,
         Found::Complete(_) => Count::Complete,
