@@ -17,7 +17,6 @@ use crate::{
 };
 
 /// What is left of the stream that a client comes back to.
-#[derive(Debug)]
 pub(super) enum Found {
     /// It goes on.
     Stream(Box<(response::Parts, StreamId, Reader)>),
@@ -41,16 +40,13 @@ const PAGE: usize = 256;
 
 pub(super) async fn find(hub: Arc<Hub>, ask: Ask) -> Found {
     let found = look(hub.clone(), ask).await.unwrap_or(Found::Nothing);
-    trace!(
-        debug,
-        "a client came back to an event stream",
-        found = found
-    );
-    hub.counters.add(match found {
+    let count = match found {
         Found::Stream(_) => Count::Resumed,
         Found::Complete(_) => Count::Complete,
         Found::Nothing => Count::Lost,
-    });
+    };
+    trace!(debug, "client came back", count = count);
+    hub.counters.add(count);
     found
 }
 
