@@ -82,6 +82,16 @@ async fn times_have_bounds() {
 
 // === What the trait promises ===
 
+#[cfg(feature = "test-util")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: run tests/run"]
+async fn redis_keeps_every_rule() {
+    let redis = Redis::start().await;
+    let lease = Duration::from_secs(2);
+    let store = async || patient_store(store(&redis)).lease(lease);
+    tower_sse::resume::conformance::check(store).await;
+}
+
 #[tokio::test]
 #[ignore = "needs redis-server: run tests/run"]
 async fn a_stream_is_read_as_it_was_written() {

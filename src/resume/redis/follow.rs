@@ -152,8 +152,7 @@ impl Follower {
         let keys = &self.shared.settings.keys;
         let mut command = Cmd::new();
         command.arg("XREAD").arg("COUNT").arg(BATCH + 1);
-        let block = u64::try_from(self.block().as_millis()).unwrap_or(u64::MAX);
-        command.arg("BLOCK").arg(block);
+        command.arg("BLOCK").arg(self.block().as_millis());
         command.arg("STREAMS").arg(keys.wake());
         for stream in asked.places.keys() {
             command.arg(keys.log(*stream));

@@ -2,15 +2,12 @@ mod calls;
 mod entry;
 mod follow;
 mod keys;
+mod leases;
 mod link;
 mod scripts;
 mod waits;
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisResult,
@@ -18,7 +15,7 @@ use redis::{
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use self::{keys::Keys, link::Link, scripts::Scripts, waits::Waits};
+use self::{keys::Keys, leases::Leases, link::Link, scripts::Scripts, waits::Waits};
 use super::StreamId;
 use crate::error::BoxError;
 
@@ -97,8 +94,7 @@ struct Shared {
     link: Link,
     waits: Arc<Waits>,
     scripts: Scripts,
-    /// How often leases were renewed.
-    renewals: AtomicU64,
+    leases: Leases,
 }
 
 #[derive(Clone)]
@@ -218,10 +214,10 @@ impl RedisStore {
         };
         let shared = Shared {
             link: Link::new(settings.client.clone(), settings.patience),
+            leases: Leases::new(settings.lease, settings.keep),
             settings,
             waits: Arc::default(),
             scripts: Scripts::default(),
-            renewals: AtomicU64::new(0),
         };
         Self {
             shared: Arc::new(shared),
@@ -230,12 +226,12 @@ impl RedisStore {
 }
 
 impl Settings {
-    fn keep_ms(&self) -> u64 {
-        milliseconds(self.keep)
+    fn keep_ms(&self) -> u128 {
+        self.keep.as_millis()
     }
 
-    fn lease_ms(&self) -> u64 {
-        milliseconds(self.lease)
+    fn lease_ms(&self) -> u128 {
+        self.lease.as_millis()
     }
 }
 
@@ -249,10 +245,6 @@ fn client(url: &str) -> RedisResult<Client> {
     // An append is small and somebody waits for it.
     let settings = TcpSettings::default().set_nodelay(true);
     Client::open(info.set_tcp_settings(settings))
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for RedisStore {
