@@ -5,7 +5,10 @@
 mod programs;
 mod support;
 
-use std::{collections::BTreeSet, fmt::Debug, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::BTreeSet, fmt::Debug, future::pending, net::SocketAddr, ops::RangeInclusive,
+    sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use programs::{
@@ -14,6 +17,10 @@ use programs::{
 };
 use redis::{Client, FromRedisValue, aio::MultiplexedConnection};
 use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    sync::Notify,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -504,6 +511,48 @@ async fn a_frozen_redis_holds_nobody_up() {
 
 #[tokio::test]
 #[ignore = "needs redis-server: run tests/run"]
+async fn a_connection_whose_peer_has_vanished_is_replaced() {
+    let redis = Redis::start().await;
+    let network = Network::before(&redis).await;
+    let store = RedisStore::new(&network.url()).unwrap();
+    let stream = opened(&store).await;
+    let waiting = waiting(&store, stream, 0);
+    blocked(&redis, 1).await;
+    network.lose_what_is_open();
+    failed(store.renew(&[stream])).await;
+    healed(store_call(&store, stream)).await;
+    store.append(stream, &events(1..=1), 0).await.unwrap();
+    assert_eq!(patient(waiting).await.unwrap(), page(1..=1, Then::Running));
+}
+
+#[test]
+#[ignore = "needs redis-server: run tests/run"]
+fn a_runtime_that_ends_takes_nobody_elsewhere_with_it() {
+    let (first, second) = (Runtime::new().unwrap(), Runtime::new().unwrap());
+    let redis = second.block_on(Redis::start());
+    let store = store(&redis);
+    let stream = first.block_on(opened(&store));
+    first.spawn({
+        let store = store.clone();
+        async move { store.next(stream, 0, 9).await }
+    });
+    second.block_on(async {
+        blocked(&redis, 1).await;
+        let waiting = waiting(&store, stream, 0);
+        eventually("its call", async || {
+            let keys: Vec<String> = admin(&redis, &["KEYS", "*:wake:*"]).await;
+            (!keys.is_empty()).then_some(())
+        })
+        .await;
+        first.shutdown_background();
+        healed(store_call(&store, stream)).await;
+        store.append(stream, &events(1..=1), 0).await.unwrap();
+        assert_eq!(patient(waiting).await.unwrap(), page(1..=1, Then::Running));
+    });
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
 async fn a_full_redis_refuses_events_and_nothing_else() {
     let redis = Redis::start_with(&["--maxmemory-policy", "noeviction"]).await;
     let (store, stream) = (store(&redis), new_stream());
@@ -565,6 +614,49 @@ async fn tls_is_checked_against_the_given_authority() {
 }
 
 // === Helpers ===
+
+/// Between a store and Redis.
+struct Network {
+    address: SocketAddr,
+    lost: Arc<Notify>,
+    _task: JoinSet<()>,
+}
+
+impl Network {
+    async fn before(redis: &Redis) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (lost, redis) = (Arc::new(Notify::new()), redis.address());
+        let (mut task, loses) = (JoinSet::new(), lost.clone());
+        task.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut far = TcpStream::connect(&redis).await.unwrap();
+                let loses = loses.clone();
+                connections.spawn(async move {
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        // open on both sides, for ever
+                        () = loses.notified() => pending().await,
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            lost,
+            _task: task,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    fn lose_what_is_open(&self) {
+        self.lost.notify_waiters();
+    }
+}
 
 fn store(redis: &Redis) -> RedisStore {
     RedisStore::new(&redis.url()).unwrap()
