@@ -511,6 +511,49 @@ async fn a_frozen_redis_holds_nobody_up() {
 
 #[tokio::test]
 #[ignore = "needs redis-server: run tests/run"]
+async fn an_outage_longer_than_the_lease_loses_nobody() {
+    let redis = Redis::start().await;
+    let lease = Duration::from_secs(3);
+    let (producer, reader) = (store(&redis).lease(lease), store(&redis).lease(lease));
+    let stream = opened(&producer).await;
+    let waiting = waiting(&reader, stream, 0);
+    blocked(&redis, 1).await;
+    redis.freeze();
+    sleep(lease).await;
+    failed(reader.find(stream)).await;
+    redis.thaw();
+    healed(store_call(&reader, new_stream())).await;
+    let lease_key: Vec<String> = admin(&redis, &["KEYS", "*:owner:*"]).await;
+    assert_eq!(lease_key.len(), 1, "the reader's own alone");
+    assert_eq!(
+        reader.read(stream, 0, 9).await.unwrap(),
+        nothing(Then::Running)
+    );
+    healed(store_call(&producer, stream)).await;
+    producer.append(stream, &events(1..=1), 0).await.unwrap();
+    assert_eq!(patient(waiting).await.unwrap(), page(1..=1, Then::Running));
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
+async fn what_others_write_into_a_stream_hurts_that_stream_alone() {
+    let redis = Redis::start().await;
+    let store = store(&redis);
+    let (bad, good) = (opened(&store).await, opened(&store).await);
+    let waiting_for_good = waiting(&store, good, 0);
+    let log = format!("tower-sse:{{{bad}}}:log");
+    admin::<()>(&redis, &["XADD", &log, "1-7", "field", "value"]).await;
+    failed(store.next(bad, 0, 9)).await;
+    failed(store.read(bad, 0, 9)).await;
+    store.append(good, &events(1..=1), 0).await.unwrap();
+    assert_eq!(
+        patient(waiting_for_good).await.unwrap(),
+        page(1..=1, Then::Running)
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
 async fn a_connection_whose_peer_has_vanished_is_replaced() {
     let redis = Redis::start().await;
     let network = Network::before(&redis).await;

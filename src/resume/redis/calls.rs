@@ -224,6 +224,7 @@ impl Shared {
         let mut exists = redis::cmd("EXISTS");
         exists.arg(self.settings.keys.lease_of(&owner));
         let ask = async |mut connection| exists.query_async(&mut connection).await;
-        self.link.call(ask).await
+        let exists: bool = self.link.call(ask).await?;
+        Ok(exists || !self.link.is_good_for(self.settings.lease))
     }
 }

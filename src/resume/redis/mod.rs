@@ -55,8 +55,8 @@ use crate::error::BoxError;
 /// # What it costs
 ///
 /// Two connections per process, however many streams and readers there are. An append is one round
-/// trip, a script call, whatever the number of its events; a lease is one command per renewal,
-/// plus two per stream and quarter of the time of keeping. All readers of a process that wait share
+/// trip, a script call, whatever the number of its events. The lease of all streams is one command
+/// per renewal, plus two per stream and quarter of the time of keeping. All readers of a process that wait share
 /// one `XREAD`, and an event that many of them wait for is read once; for each stream that is
 /// waited for, one `HMGET` a second tells whether its producer is alive. An event takes its own
 /// bytes and a few more.
@@ -76,10 +76,11 @@ use crate::error::BoxError;
 ///
 /// # When Redis is down
 ///
-/// Nothing needs Redis to start. Every call but [`next`](ResumeStore::next) answers within the
+/// Nothing needs Redis to start. Every call but [`next`](super::ResumeStore::next) answers within the
 /// [`response_timeout`](Self::response_timeout), with an error if it must; `next` tells an error
 /// when no new connection can be made. Connections are made anew by themselves, at most ten times a
-/// second. A Redis that is full refuses appends and lets leases and readers go on.
+/// second. Once Redis is back, producers have the time of a lease to show that they are alive. A
+/// Redis that is full refuses appends, and lets leases and readers go on.
 ///
 /// # Panics
 ///
@@ -157,11 +158,12 @@ impl RedisStore {
         })
     }
 
-    /// After which silence of a process its streams count as lost. Default: 10 seconds; between a
+    /// After which silence of its producer a stream counts as lost. Default: 10 seconds; between a
     /// millisecond and a year.
     ///
-    /// A shorter one tells readers sooner that a process has died, and takes a process that was
-    /// only held up for dead.
+    /// A shorter one tells readers sooner that a process has died, and may take one for dead that
+    /// was only held up. It should be the same in all processes, and a few times the
+    /// [`response_timeout`](Self::response_timeout).
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
         Self::with(Settings {
