@@ -486,6 +486,30 @@ async fn a_stream_that_redis_has_forgotten_is_opened_again_and_goes_on() {
 
 #[tokio::test]
 #[ignore = "needs redis-server: run tests/run"]
+async fn what_eviction_leaves_of_a_stream_is_not_in_the_way() {
+    let redis = Redis::start().await;
+    let store = store(&redis);
+    for left in ["", ":log"] {
+        let stream = opened(&store).await;
+        store.append(stream, &events(1..=3), 0).await.unwrap();
+        let evicted = if left.is_empty() { ":log" } else { "" };
+        admin::<()>(
+            &redis,
+            &["DEL", &format!("tower-sse:{{{stream}}}{evicted}")],
+        )
+        .await;
+        if store.append(stream, &events(3..=4), 0).await.is_err() {
+            unknown(store.append(stream, &events(3..=4), 0)).await;
+            store.open(stream, Bytes::new()).await.unwrap();
+            store.append(stream, &events(3..=4), 0).await.unwrap();
+        }
+        let rest = store.read(stream, 3, 9).await.unwrap();
+        assert_eq!(rest, page(4..=4, Then::Running), "{left}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
 async fn a_frozen_redis_holds_nobody_up() {
     let redis = Redis::start().await;
     let (store, stream) = (store(&redis), new_stream());
