@@ -96,6 +96,21 @@ impl Hub {
         answer
     }
 
+    /// The same, but asks again while the store fails, for so long: its faults are no loss yet.
+    pub(super) async fn ask_again<'a, T: Unpin>(
+        &self,
+        patience: Duration,
+        ask: impl Fn() -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        let give_up = Instant::now() + patience;
+        loop {
+            match self.ask(ask()).await {
+                Err(StoreError::Failed(_)) if Instant::now() < give_up => sleep(PROBE).await,
+                answer => return answer,
+            }
+        }
+    }
+
     pub(super) fn is_down(&self) -> bool {
         self.down.load(Relaxed)
     }

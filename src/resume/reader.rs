@@ -8,13 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::time::{Instant, sleep};
 
 use super::{
-    IdLines, Page, StoreError, StoredEvent, StreamId, Then,
+    IdLines, Page, StoredEvent, StreamId, Then,
     about::About,
     follow::{Follower, STORE_PATIENCE},
-    hub::{Hub, PROBE},
+    hub::Hub,
     live::{LiveEnd, Reading, Seat, Spot},
     piece::Piece,
     stats::Count,
@@ -140,15 +139,8 @@ impl Reader {
         let (hub, stream, limit) = (self.hub.clone(), self.stream, self.limit);
         let after = self.spot.number;
         Box::pin(async move {
-            let give_up = Instant::now() + STORE_PATIENCE;
-            loop {
-                match hub.ask(hub.store.read(stream, after, limit)).await {
-                    Ok(page) => return Some(page),
-                    Err(StoreError::Unknown) => return None,
-                    Err(StoreError::Failed(_)) if Instant::now() >= give_up => return None,
-                    Err(StoreError::Failed(_)) => sleep(PROBE).await,
-                }
-            }
+            let read = || hub.store.read(stream, after, limit);
+            hub.ask_again(STORE_PATIENCE, read).await.ok()
         })
     }
 
