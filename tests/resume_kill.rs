@@ -240,7 +240,7 @@ mod with_redis {
                 clients.spawn(async move { roams(&upstream, n, addresses, rng).await });
             }
             for n in 0..ROAMERS {
-                soon("half a stream", upstream.stream(n).seen(HALT)).await;
+                upstream.stream(n).seen(HALT).await;
             }
             Self {
                 gateways,

@@ -4,7 +4,6 @@
 use std::{
     convert::Infallible,
     env,
-    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -62,6 +61,14 @@ pub(crate) struct Upstream {
 
 type Which = fn(usize) -> bool;
 
+/// How the lines of a stream may end.
+const LINE_ENDS: [&[&str]; 5] = [&["\n"], &["\n"], &["\r\n"], &["\r"], &["\n", "\r\n", "\r"]];
+
+const LETTERS: [&str; 6] = ["x", "ö", "€", "𝄞", ":", " "];
+
+/// What follows the last event is none.
+const TAILS: [&str; 3] = ["", ": end\n\n", "data: half"];
+
 /// The seed of this test's random numbers, which is printed when it fails: `SEED=` tries it again.
 pub(crate) fn seed() -> u64 {
     let seed = env::var("SEED").ok().and_then(|seed| seed.parse().ok());
@@ -118,7 +125,7 @@ impl Upstream {
         let mut seen = stream.seen.subscribe();
         let _ = seen.wait_for(|seen| *after < seen + stream.ahead).await;
         // Some chunks come together, others do not.
-        if chunk % 3 != 0 {
+        if !chunk.is_multiple_of(3) {
             yield_now().await;
         }
         bytes.clone()
@@ -137,18 +144,13 @@ impl Paced {
             write_event(rng, line_ends, number, own_ids, &mut bytes);
             ends.push(bytes.len());
         }
-        // What follows the last event is none.
-        bytes.extend_from_slice(
-            rng.choice(["", ": end\n\n", "data: half"])
-                .unwrap()
-                .as_bytes(),
-        );
+        bytes.extend_from_slice(rng.choice(TAILS).expect("a choice").as_bytes());
         let events = reference::parse(&bytes).events.into_iter();
         let events: Vec<_> = events.map(|event| (event.kind, event.data)).collect();
         assert_eq!(events.len(), EVENTS);
         Self {
             len: bytes.len(),
-            chunks: cut(rng, &ends, bytes.into()),
+            chunks: cut(rng, &ends, &bytes.into()),
             events,
             ahead: *rng.choice(&[2, 10, 50, EVENTS]).expect("a choice"),
             calls: AtomicUsize::new(0),
@@ -172,11 +174,6 @@ impl Paced {
         let _ = seen.wait_for(|seen| *seen >= events).await;
     }
 }
-
-/// How the lines of a stream may end.
-const LINE_ENDS: [&[&str]; 5] = [&["\n"], &["\n"], &["\r\n"], &["\r"], &["\n", "\r\n", "\r"]];
-
-const LETTERS: [&str; 6] = ["x", "ö", "€", "𝄞", ":", " "];
 
 fn write_event(rng: &mut Rng, line_ends: &[&str], number: usize, own_ids: bool, to: &mut Vec<u8>) {
     let mut lines = Vec::new();
@@ -218,15 +215,15 @@ fn text(rng: &mut Rng) -> String {
 }
 
 /// Chunks of all sizes, cut anywhere; `ends` says where the events end.
-fn cut(rng: &mut Rng, ends: &[usize], bytes: Bytes) -> Vec<Chunk> {
+fn cut(rng: &mut Rng, ends: &[usize], bytes: &Bytes) -> Vec<Chunk> {
     let longest = *rng.choice(&[8, 100, 1000]).expect("a choice");
     let mut chunks = Vec::new();
     let mut from = 0;
     while from < bytes.len() {
-        let Range { start, end } = from..bytes.len().min(from + rng.usize(1..=longest));
+        let end = bytes.len().min(from + rng.usize(1..=longest));
         chunks.push(Chunk {
-            bytes: bytes.slice(start..end),
-            after: ends.partition_point(|end| *end <= start),
+            bytes: bytes.slice(from..end),
+            after: ends.partition_point(|end| *end <= from),
         });
         from = end;
     }

@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,12 +21,12 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::timeout,
 };
 
 use super::{
     paced::Paced,
     reference::{self, Event},
-    serve::soon,
 };
 
 pub(crate) struct Visitor<'a> {
@@ -83,6 +84,9 @@ struct Connection {
 
 const UNCUT: usize = usize::MAX;
 
+/// How long a visit may take: a whole stream, on a machine that has hundreds of others to do.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 impl<'a> Visitor<'a> {
     pub(crate) fn new(kind: Kind, path: String, stream: &'a Paced) -> Self {
         Self {
@@ -98,7 +102,8 @@ impl<'a> Visitor<'a> {
     /// client that has nothing yet to come back with is spared until it has.
     pub(crate) async fn visit(&mut self, server: SocketAddr, cut_after: Option<usize>) -> Visit {
         let visit = self.try_visit(server, cut_after.unwrap_or(UNCUT));
-        soon("an end of the visit", visit).await
+        let visit = timeout(PATIENCE, visit).await;
+        visit.unwrap_or_else(|_| panic!("{} waits behind event {}", self.path, self.events.len()))
     }
 
     async fn try_visit(&mut self, server: SocketAddr, cut_after: usize) -> Visit {
