@@ -96,7 +96,7 @@ impl ResumeLayer {
             settings: Settings {
                 grace: Duration::from_secs(30),
                 log: Bounds {
-                    pieces: 10_000,
+                    count: 10_000,
                     bytes: 1024 * 1024,
                 },
                 max_age: Duration::from_secs(60 * 60),
@@ -127,8 +127,8 @@ impl ResumeLayer {
     ///
     /// While nobody reads, upstream is read no further than what nobody has seen fits into this and
     /// into [`max_bytes`](Self::max_bytes).
-    pub fn max_events(mut self, events: u64) -> Self {
-        self.settings.log.pieces = events.max(1);
+    pub fn max_events(mut self, events: usize) -> Self {
+        self.settings.log.count = events.max(1);
         self
     }
 

@@ -216,6 +216,13 @@ impl<S: ResumeStore + ?Sized> ResumeStore for Arc<S> {
     }
 }
 
+impl Page {
+    /// Neither an event nor an end.
+    pub(super) fn says_nothing(&self) -> bool {
+        self.events.is_empty() && matches!(self.then, Then::More | Then::Running)
+    }
+}
+
 impl StreamEnd {
     /// All of them, each with the name under which a store may keep it.
     const NAMES: [(Self, &'static str); 4] = [

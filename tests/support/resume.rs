@@ -263,6 +263,14 @@ impl ResumeStore for Faulty {
         self.ask(self.store.renew(streams))
     }
 
+    fn attend<'a>(
+        &'a self,
+        read: &'a [StreamId],
+        unread: &'a [StreamId],
+    ) -> StoreFuture<'a, Vec<StreamId>> {
+        self.ask(self.store.attend(read, unread))
+    }
+
     fn lease(&self) -> Duration {
         ResumeStore::lease(&self.store)
     }

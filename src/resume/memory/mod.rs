@@ -356,6 +356,14 @@ impl ResumeStore for MemoryStore {
         StoreFuture::ready(Ok(()))
     }
 
+    fn attend<'a>(
+        &'a self,
+        _: &'a [StreamId],
+        _: &'a [StreamId],
+    ) -> StoreFuture<'a, Vec<StreamId>> {
+        StoreFuture::ready(Ok(Vec::new()))
+    }
+
     fn lease(&self) -> Duration {
         self.lease
     }
