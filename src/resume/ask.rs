@@ -1,4 +1,4 @@
-use http::{HeaderName, HeaderValue, Uri, request};
+use http::{HeaderName, HeaderValue, Method, Uri, request};
 
 use super::{Cursor, StreamId, layer::Settings};
 use crate::{
@@ -47,7 +47,9 @@ impl Ask {
     /// `None` if the request is none of this layer's business.
     pub(super) fn of(request: &request::Parts, settings: &Settings) -> Option<Self> {
         let client = Client::of(request);
-        if client.wants_head || client.mcp || !settings.when.of(request) {
+        // A preflight has the query of the request that it asks for, and nothing else of it.
+        let preflight = request.method == Method::OPTIONS;
+        if client.wants_head || preflight || client.mcp || !settings.when.of(request) {
             return None;
         }
         let asks = said(request, &SSE_RESUME).is_some_and(|said| *said == *IDS);
@@ -67,7 +69,8 @@ impl Want {
         let last = known.map(|LastEventId(id)| id.clone());
         let last = last.or_else(|| last_event_id(request, settings.query.as_deref()));
         match last {
-            Some(id) if Cursor::is_ours(&id) => {
+            None if is_ours_and_no_id(request, settings) => Self::Nowhere,
+            Some(id) if Cursor::is_ours(id.as_str().as_bytes()) => {
                 Cursor::parse(&id).map_or(Self::Nowhere, Self::After)
             }
             last => Self::in_stream(said(request, &SSE_STREAM), last),
@@ -95,6 +98,19 @@ impl Want {
             (Some(stream), None) => Self::After(Cursor { stream, number: 0 }),
             (None, _) => Self::Nowhere,
         }
+    }
+}
+
+/// Whether what was meant to be an id of ours is none at all: too long, or not UTF-8.
+fn is_ours_and_no_id(request: &request::Parts, settings: &Settings) -> bool {
+    let header = request.headers.get("last-event-id");
+    match header.filter(|id| !id.is_empty()) {
+        Some(id) => Cursor::is_ours(id.as_bytes()),
+        None => settings
+            .query
+            .as_deref()
+            .and_then(|query| parameter(request, query))
+            .is_some_and(|id| Cursor::is_ours(id.as_bytes())),
     }
 }
 

@@ -1,4 +1,4 @@
-use std::{mem, sync::Arc};
+use std::{mem, sync::Arc, time::Duration};
 
 use http::response;
 
@@ -39,6 +39,9 @@ struct Stream {
 /// How many events are looked through at once for an id of the service's.
 const PAGE: usize = 256;
 
+/// How long somebody who comes back waits for a store that is down, before it counts as a loss.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 pub(super) async fn find(hub: Arc<Hub>, ask: Ask) -> Found {
     let found = look(hub.clone(), ask).await.unwrap_or(Found::Nothing);
     let count = match found {
@@ -70,7 +73,8 @@ impl Stream {
         let about = match hub.running(id) {
             Some(running) => running.about,
             None => {
-                let about = hub.ask(hub.store.find(id)).await.ok()??;
+                let about = hub.ask_again(PATIENCE, || hub.store.find(id)).await;
+                let about = about.ok()??;
                 Arc::new(About::decode(about)?)
             }
         };
@@ -94,8 +98,8 @@ impl Stream {
 
     async fn go_on_from_store(self, after: u64, ids: bool) -> Option<Found> {
         let store = &self.hub.store;
-        let page = self.hub.ask(store.read(self.id, after, FIRST_PAGE)).await;
-        let page = page.ok()?;
+        let read = || store.read(self.id, after, FIRST_PAGE);
+        let page = self.hub.ask_again(PATIENCE, read).await.ok()?;
         let elsewhere = self.seat.as_ref().is_none_or(|seat| !seat.is_produced());
         match (page.events.first(), page.then) {
             (Some(event), _) if event.number == after + 1 => {}
@@ -139,7 +143,8 @@ impl Stream {
         let store = &self.hub.store;
         let (mut number, mut after) = (None, 0);
         loop {
-            let page = self.hub.ask(store.read(self.id, after, PAGE)).await.ok()?;
+            let read = || store.read(self.id, after, PAGE);
+            let page = self.hub.ask_again(PATIENCE, read).await.ok()?;
             for event in &page.events {
                 number = has_id(&event.bytes, event.number, id).or(number);
                 after = event.number;

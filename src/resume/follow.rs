@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Page, StoreError, Then,
-    hub::Hold,
+    hub::{Hold, RETRY},
     live::{LiveEnd, TAIL},
     piece::Piece,
     stats::Count,
@@ -27,9 +27,6 @@ pub(super) struct Follower {
 
 /// How many events are asked for at once.
 const PAGE: usize = 64;
-
-/// How often a store that fails is asked again.
-pub(super) const RETRY: Duration = Duration::from_millis(500);
 
 /// How long readers wait for a store that is down before they are sent away.
 pub(super) const STORE_PATIENCE: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -56,6 +56,9 @@ pub(super) struct Hold {
 /// How long the store may take. A live stream waits for it once, and then goes on without.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often a store that fails is asked again.
+pub(super) const RETRY: Duration = Duration::from_millis(500);
+
 impl Hub {
     pub(super) fn new(store: Arc<dyn ResumeStore>) -> Arc<Self> {
         Arc::new(Self {
@@ -96,6 +99,21 @@ impl Hub {
             self.keeper_call.notify_one();
         }
         answer
+    }
+
+    /// The same, but asks again while the store fails, for so long: its faults are no loss yet.
+    pub(super) async fn ask_again<'a, T: Unpin>(
+        &self,
+        patience: Duration,
+        ask: impl Fn() -> StoreFuture<'a, T>,
+    ) -> Result<T, StoreError> {
+        let give_up = Instant::now() + patience;
+        loop {
+            match self.ask(ask()).await {
+                Err(StoreError::Failed(_)) if Instant::now() < give_up => sleep(RETRY).await,
+                answer => return answer,
+            }
+        }
     }
 
     pub(super) fn is_down(&self) -> bool {

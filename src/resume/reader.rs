@@ -8,13 +8,13 @@ use std::{
 
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{
-    IdLines, Page, StoreError, StoredEvent, StreamId, Then,
+    IdLines, Page, StoredEvent, StreamId, Then,
     about::About,
-    follow::{Follower, RETRY, STORE_PATIENCE},
-    hub::Hub,
+    follow::{Follower, STORE_PATIENCE},
+    hub::{Hub, RETRY},
     live::{LiveEnd, Reading, Seat, Spot},
     piece::Piece,
     stats::Count,
@@ -145,20 +145,14 @@ impl Reader {
         let (hub, stream, limit) = (self.hub.clone(), self.stream, self.limit);
         let after = self.spot.number;
         Source::Store(Mutex::new(Box::pin(async move {
-            let give_up = Instant::now() + STORE_PATIENCE;
-            loop {
-                let answer = if waits {
-                    hub.store.next(stream, after, limit).await
-                } else {
-                    hub.ask(hub.store.read(stream, after, limit)).await
-                };
-                match answer {
+            if waits {
+                match hub.store.next(stream, after, limit).await {
                     Ok(page) => return Some(page),
-                    Err(StoreError::Unknown) => return None,
-                    Err(_) if Instant::now() >= give_up => return None,
                     Err(_) => sleep(RETRY).await,
                 }
             }
+            let read = || hub.store.read(stream, after, limit);
+            hub.ask_again(STORE_PATIENCE, read).await.ok()
         })))
     }
 

@@ -14,6 +14,7 @@ use std::{
 use axum::{
     Json,
     body::Bytes,
+    extract::State,
     http::StatusCode,
     response::{
         IntoResponse, Response,
@@ -24,16 +25,16 @@ use futures_util::{Stream, StreamExt as _, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::model::{self, Calls, Pace};
+
 #[derive(Deserialize)]
 #[serde(default)]
 struct Question {
     model: String,
     messages: Vec<Message>,
     stream: bool,
-    /// The silence before the first token, while a model would think.
-    delay_ms: u64,
-    /// The silence between two tokens.
-    pause_ms: u64,
+    #[serde(flatten)]
+    pace: Pace,
 }
 
 #[derive(Deserialize)]
@@ -50,19 +51,8 @@ struct Completion {
     model: String,
 }
 
-const MAX_DELAY: u64 = 10 * 60_000;
-const MAX_PAUSE: u64 = 60_000;
-
-/// What of a question comes back in its answer, in characters: the model's name is in each chunk,
-/// and a large question must not make a much larger answer.
+/// How much of a model's name comes back, in characters: it is in each chunk.
 const MAX_MODEL: usize = 64;
-const MAX_ECHO: usize = 200;
-
-const ANSWER: &str = "No model runs here, but the stream is real: this text comes word by word, as \
-    chat.completion.chunk objects, from a server that knows nothing of proxies and time-outs. The \
-    gateway in front of it forwards each chunk as it comes, tells every proxy on the way not to \
-    hold it back, and while nobody says anything it sends a comment now and then, so that nothing \
-    on the way takes the silence for the end.";
 
 impl Default for Question {
     fn default() -> Self {
@@ -70,23 +60,23 @@ impl Default for Question {
             model: "demo".to_owned(),
             messages: Vec::new(),
             stream: false,
-            delay_ms: 1000,
-            pause_ms: 40,
+            pace: Pace::default(),
         }
     }
 }
 
 /// Reads the body whatever its type is called, so that a plain `curl -d` works.
-pub(super) async fn complete(body: Bytes) -> Response {
+pub(super) async fn complete(State(calls): State<Calls>, body: Bytes) -> Response {
     let question: Question = match serde_json::from_slice(&body) {
         Ok(question) => question,
         Err(error) => return invalid(&error),
     };
+    calls.chat();
     let answer = question.answer();
     if question.stream {
         return Sse::new(tokens(&question, &answer)).into_response();
     }
-    tokio::time::sleep(question.delay()).await;
+    tokio::time::sleep(question.pace.delay()).await;
     Json(Completion::new(&question).whole(&answer)).into_response()
 }
 
@@ -98,14 +88,11 @@ fn tokens(
 ) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
     let completion = Completion::new(question);
     let role = json!({ "role": "assistant", "content": "" });
-    let words: Vec<_> = answer.split_inclusive(' ').map(str::to_owned).collect();
-    let (delay, pause) = (question.delay(), question.pause());
-
+    let words = model::words(answer, question.pace);
     let deltas = stream::iter([(Duration::ZERO, role, None)])
-        .chain(stream::iter(words).enumerate().map(move |(n, word)| {
-            let silence = if n == 0 { delay } else { pause };
-            (silence, json!({ "content": word }), None)
-        }))
+        .chain(
+            stream::iter(words).map(|(silence, word)| (silence, json!({ "content": word }), None)),
+        )
         .chain(stream::iter([(Duration::ZERO, json!({}), Some("stop"))]));
     let done = stream::iter([(Duration::ZERO, "[DONE]".to_owned())]);
     // each is made when it is due: many clients that read slowly keep little here
@@ -119,21 +106,10 @@ fn tokens(
 }
 
 impl Question {
-    fn delay(&self) -> Duration {
-        Duration::from_millis(self.delay_ms.min(MAX_DELAY))
-    }
-
-    fn pause(&self) -> Duration {
-        Duration::from_millis(self.pause_ms.min(MAX_PAUSE))
-    }
-
     fn answer(&self) -> String {
         let mut asked = self.messages.iter().rev();
         let asked = asked.find(|message| message.role == "user");
-        match asked.and_then(|message| message.content.as_str()) {
-            Some(text) => format!("You asked: “{}” {ANSWER}", start(text.trim(), MAX_ECHO)),
-            None => ANSWER.to_owned(),
-        }
+        model::answer(asked.and_then(|message| message.content.as_str()))
     }
 }
 
@@ -144,7 +120,7 @@ impl Completion {
         Self {
             id: format!("chatcmpl-{:x}", now.as_nanos()),
             created: now.as_secs(),
-            model: start(&question.model, MAX_MODEL),
+            model: model::start(&question.model, MAX_MODEL),
         }
     }
 
@@ -168,10 +144,6 @@ impl Completion {
             "choices": [choice],
         })
     }
-}
-
-fn start(text: &str, chars: usize) -> String {
-    text.chars().take(chars).collect()
 }
 
 /// As OpenAI says it, so that its SDKs show the message.

@@ -2,6 +2,8 @@
 //! axum's `Sse` as it is, without `keep_alive`: all else is the gateway's to add.
 
 mod chat;
+mod completions;
+mod model;
 mod topic;
 mod training;
 
@@ -33,7 +35,8 @@ struct ResumeQuery {
 }
 
 const NOT_FOUND: &str = "\
-there are: / (a page), /sse (GET and POST), /training, /v1/chat/completions (POST), /ws
+there are: / (a page), /sse (GET and POST), /training, /v1/chat/completions (POST),
+/v1/completions, /v1/calls, /ws
 ";
 
 /// Events are kept and messages are sent back whole, so none may be large.
@@ -62,10 +65,18 @@ fn router() -> Router {
         .route("/sse", get(topic::subscribe).post(topic::publish))
         .with_state(topic::Topic::default())
         .route("/training", get(training::run))
-        .route("/v1/chat/completions", post(chat::complete))
+        .merge(answers())
         .route("/ws", any(echo))
         .fallback((StatusCode::NOT_FOUND, NOT_FOUND))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+}
+
+fn answers() -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/completions", get(completions::complete))
+        .route("/v1/calls", get(model::calls))
+        .with_state(model::Calls::default())
 }
 
 fn page<S>(text: &'static str, media_type: &'static str) -> axum::routing::MethodRouter<S>

@@ -51,12 +51,11 @@ impl Seat {
     pub(in crate::resume) fn standing(&self, number: u64) -> Standing {
         let state = self.live.state();
         match (state.place_after(number), &state.end) {
-            (Err(()), _) => Standing::Behind,
+            // What stands behind the last event is none.
+            (_, Some(end)) if number >= state.newest => Standing::Ended(end.clone()),
             (Ok(None), _) if self.live.produced => Standing::Ahead,
-            (Ok(next), Some(end)) if next.is_none_or(|next| next == state.end()) => {
-                Standing::Ended(end.clone())
-            }
             (Ok(_), _) => Standing::Here,
+            (Err(()), _) => Standing::Behind,
         }
     }
 
