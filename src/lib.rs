@@ -36,6 +36,8 @@ pub use future::ResponseFuture;
 pub use headers::HeadersLayer;
 pub use heartbeat::{HeartbeatLayer, HeartbeatShape, HeartbeatStart};
 pub use layer::SseLayer;
+#[cfg(feature = "redis")]
+pub use resume::RedisStore;
 #[cfg(feature = "resume")]
 pub use resume::{LossPolicy, MemoryStore, Resume, ResumeLayer, ResumeStore};
 pub use service::SseService;

@@ -13,9 +13,10 @@ use programs::{
     browser::Browser,
     client,
     event_clients::{Chromium, Curl, EventClient, Rust, curl, event_of_page, heartbeats_in},
+    folder::Folder,
     gateway::Gateway,
     process::{PATIENCE, Process, eventually},
-    upstreams::{Folder, Nginx, Tornado},
+    upstreams::{Nginx, Tornado},
 };
 use serde_json::json;
 use support::reference::{self, Event};

@@ -42,7 +42,7 @@ impl About {
         Self {
             principal,
             status: response.status,
-            headers: fitting(headers),
+            headers: fitting(&headers),
         }
     }
 
@@ -112,7 +112,7 @@ fn part(bytes: &mut Bytes) -> Option<Bytes> {
 }
 
 /// The media type, and as many of the others as fit.
-fn fitting(headers: HeaderMap) -> HeaderMap {
+fn fitting(headers: &HeaderMap) -> HeaderMap {
     let mut room = MAX_HEADERS;
     let mut fitting = HeaderMap::new();
     let plain = HeaderValue::from_static(media::EVENT_STREAM);

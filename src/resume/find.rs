@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use http::response;
 
@@ -139,13 +139,15 @@ impl Stream {
     }
 }
 
-/// Up to which event a client is that has the id from this one. The id may stand in a block before
-/// the event, without data: then it has not seen the event.
+/// Up to which event a client is, at least, that has the id from this one. The id may stand in a
+/// block before the event, without data: then it may not have seen the event.
 fn has_id(event: &StoredEvent, id: &EventId) -> Option<u64> {
     let (mut last, mut found) = (false, None);
     Scanner::new().scan(&event.bytes, |mark| match mark {
         Mark::Field(field) if field.name == b"id" => last = field.value == id.as_str().as_bytes(),
-        Mark::BlockEnd(block) if last => found = Some(event.number - u64::from(!block.data)),
+        Mark::BlockEnd(block) if mem::take(&mut last) => {
+            found = Some(event.number - u64::from(!block.data))
+        }
         _ => {}
     });
     found

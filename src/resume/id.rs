@@ -1,6 +1,15 @@
-use std::{error::Error, fmt, str::FromStr};
+use std::{
+    error::Error,
+    fmt::{self, Write as _},
+    str::FromStr,
+};
 
-use crate::{error::BoxError, wire::EventId};
+use bytes::Bytes;
+
+use crate::{
+    error::BoxError,
+    wire::{EventId, LineEnd},
+};
 
 /// The name of a stream: 128 random bits, which nobody guesses.
 ///
@@ -16,6 +25,10 @@ pub(super) struct Cursor {
     pub(super) number: u64,
 }
 
+/// The `id:` lines of a stream's events, up to their numbers: 128 bits take a while to write.
+#[derive(Debug)]
+pub(super) struct IdLines(String);
+
 /// The text is not a [`StreamId`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidStreamId(());
@@ -24,6 +37,9 @@ pub struct InvalidStreamId(());
 const PREFIX: &str = "ts_";
 
 const DIGITS: usize = 32;
+
+/// Of an event's number.
+const MOST_DIGITS: usize = 20;
 
 impl StreamId {
     /// A new one.
@@ -59,9 +75,19 @@ impl Cursor {
     }
 }
 
-impl From<Cursor> for EventId {
-    fn from(cursor: Cursor) -> Self {
-        Self::plain(format!("{}.{}", cursor.stream, cursor.number))
+impl IdLines {
+    pub(super) fn of(stream: StreamId) -> Self {
+        Self(format!("id: {stream}."))
+    }
+
+    /// The line of event `number`.
+    pub(super) fn line(&self, number: u64, end: LineEnd) -> Bytes {
+        let mut line = String::with_capacity(self.0.len() + MOST_DIGITS + 2);
+        line.push_str(&self.0);
+        // Into a string it cannot fail.
+        let _ = write!(line, "{number}");
+        line.push_str(end.as_str());
+        line.into()
     }
 }
 

@@ -68,7 +68,8 @@ impl Log {
 
     /// Whether there is something that a store that works would take.
     pub(super) fn is_behind(&self) -> bool {
-        !self.hub.is_down() && !(self.opened && self.pending.is_empty())
+        let complete = self.opened && self.pending.is_empty();
+        !(complete || self.hub.is_down())
     }
 
     /// Adds the event to what the store is to get.

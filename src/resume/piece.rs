@@ -1,9 +1,9 @@
 use bytes::Bytes;
 
-use super::{Cursor, StoredEvent, StreamId};
+use super::{IdLines, StoredEvent};
 use crate::{
     outbox::Outbox,
-    wire::{BlockEnd, Field, LineEnd, Mark, Scanner, id_line},
+    wire::{BlockEnd, Field, LineEnd, Mark, Scanner},
 };
 
 /// A piece of a stream on its way to the readers; all pieces together are the upstream's bytes.
@@ -53,23 +53,22 @@ impl Piece {
 
     /// The piece for a client that gets ids: with the id in the block that it names, and with
     /// comments that are lines, since several libraries make an event of their blank line.
-    pub(super) fn write_with_id(&self, stream: StreamId, outbox: &mut Outbox) {
+    pub(super) fn write_with_id(&self, ids: &IdLines, outbox: &mut Outbox) {
         if self.place != Place::End {
-            return self.write_comments(self.bytes.clone(), outbox);
+            return self.write_comments(&self.bytes, outbox);
         }
         let blank = blank_line(&self.bytes);
         let lines = self.bytes.slice(..blank);
         let line_end = last_line_end(&lines);
-        let number = self.number;
-        self.write_comments(lines, outbox);
-        outbox.push(id_line(&Cursor { stream, number }.into(), line_end));
+        self.write_comments(&lines, outbox);
+        outbox.push(ids.line(self.number, line_end));
         outbox.push(self.bytes.slice(blank..));
     }
 
-    fn write_comments(&self, bytes: Bytes, outbox: &mut Outbox) {
+    fn write_comments(&self, bytes: &Bytes, outbox: &mut Outbox) {
         let mut from = 0;
         if self.contents.comment_block && !self.continues {
-            Scanner::new().scan(&bytes, |mark| {
+            Scanner::new().scan(bytes, |mark| {
                 if let Mark::BlockEnd(block) = mark
                     && is_comment(&block)
                 {

@@ -11,7 +11,7 @@ use http_body::Frame;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Page, StoreError, StoredEvent, StreamId, Then,
+    IdLines, Page, StoreError, StoredEvent, StreamId, Then,
     about::About,
     follow::{Follower, STORE_PATIENCE},
     hub::{Hub, PROBE},
@@ -30,7 +30,8 @@ pub(super) struct Reader {
     /// Where it sits once the stream runs, or is followed, here.
     seat: Option<Seat>,
     source: Source,
-    ids: bool,
+    /// For a client that gets ids, as long as the service has none of its own.
+    ids: Option<IdLines>,
     /// What a turn has read; kept for its allocation.
     pieces: Vec<Piece>,
     outbox: Outbox,
@@ -80,7 +81,7 @@ impl Reader {
             spot: Spot::after(after),
             seat,
             source: Source::Live,
-            ids,
+            ids: ids.then(|| IdLines::of(stream)),
             pieces: Vec::new(),
             outbox: Outbox::default(),
             limit: FIRST_PAGE,
@@ -186,12 +187,12 @@ impl Reader {
     }
 
     fn write(&mut self, piece: &Piece) {
-        // Ids of the service are never mixed with ours.
-        self.ids &= !piece.contents.id;
-        if self.ids {
-            piece.write_with_id(self.stream, &mut self.outbox);
-        } else {
-            self.outbox.push(piece.bytes.clone());
+        if piece.contents.id {
+            self.ids = None;
+        }
+        match &self.ids {
+            Some(ids) => piece.write_with_id(ids, &mut self.outbox),
+            None => self.outbox.push(piece.bytes.clone()),
         }
     }
 

@@ -3,6 +3,7 @@ use std::{
     fmt,
     pin::Pin,
     str::FromStr,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -148,6 +149,46 @@ pub struct StoreFuture<'a, T>(Answer<'a, T>);
 enum Answer<'a, T> {
     Now(Option<Result<T, StoreError>>),
     Later(Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>),
+}
+
+/// A store that is chosen while the program runs: `Arc<dyn ResumeStore>`.
+impl<S: ResumeStore + ?Sized> ResumeStore for Arc<S> {
+    fn open(&self, stream: StreamId, about: Bytes) -> StoreFuture<'_, ()> {
+        (**self).open(stream, about)
+    }
+
+    fn append<'a>(
+        &'a self,
+        stream: StreamId,
+        events: &'a [StoredEvent],
+        keep_from: u64,
+    ) -> StoreFuture<'a, ()> {
+        (**self).append(stream, events, keep_from)
+    }
+
+    fn close(&self, stream: StreamId, last: u64, end: StreamEnd) -> StoreFuture<'_, ()> {
+        (**self).close(stream, last, end)
+    }
+
+    fn renew<'a>(&'a self, streams: &'a [StreamId]) -> StoreFuture<'a, ()> {
+        (**self).renew(streams)
+    }
+
+    fn lease(&self) -> Duration {
+        (**self).lease()
+    }
+
+    fn find(&self, stream: StreamId) -> StoreFuture<'_, Option<Bytes>> {
+        (**self).find(stream)
+    }
+
+    fn read(&self, stream: StreamId, after: u64, limit: usize) -> StoreFuture<'_, Page> {
+        (**self).read(stream, after, limit)
+    }
+
+    fn next(&self, stream: StreamId, after: u64, limit: usize) -> StoreFuture<'_, Page> {
+        (**self).next(stream, after, limit)
+    }
 }
 
 impl StreamEnd {

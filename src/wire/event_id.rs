@@ -59,12 +59,6 @@ impl EventId {
         }
     }
 
-    /// An id of ours, of letters, digits and `_.`.
-    #[cfg(feature = "resume")]
-    pub(crate) fn plain(id: String) -> Self {
-        Self(id.into())
-    }
-
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

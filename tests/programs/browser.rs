@@ -7,8 +7,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 
 use super::{
+    folder::{self, Folder},
     process::{Process, answer_of},
-    upstreams::{self, Folder},
 };
 
 /// The background of Chromium wants the internet, which a test machine may not have.
@@ -116,7 +116,7 @@ impl Browser {
 
     /// Saves a picture of the page in target/.
     pub(crate) async fn screenshot(&self, name: &str) -> PathBuf {
-        let path = upstreams::target().join(format!("{name}.png"));
+        let path = folder::target().join(format!("{name}.png"));
         fs::write(&path, self.page.screenshot().await.expect("a picture"))
             .expect("a file in target");
         path

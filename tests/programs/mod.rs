@@ -6,6 +6,8 @@
 pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod event_clients;
+pub(crate) mod folder;
 pub(crate) mod gateway;
 pub(crate) mod process;
+pub(crate) mod redis;
 pub(crate) mod upstreams;

@@ -1,15 +1,10 @@
 //! Foreign servers behind or before the gateway: Tornado and nginx, on free ports of 127.0.0.1.
 
-use std::{
-    env, fs,
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{self, Command},
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::{env, fs, net::TcpListener, path::Path, process::Command};
 
 use super::{
     client,
+    folder::{Folder, target},
     process::{Process, eventually},
 };
 
@@ -60,9 +55,6 @@ pub(crate) struct Nginx {
     pub(crate) address: String,
 }
 
-/// A new, empty folder below target/tmp, gone when dropped.
-pub(crate) struct Folder(PathBuf);
-
 impl Nginx {
     pub(crate) async fn before(upstream: &str) -> Self {
         let template = fs::read_to_string(Path::new(FILES).join("nginx.conf")).expect("nginx.conf");
@@ -74,7 +66,8 @@ impl Nginx {
                 .replace("@FOLDER@", folder.path())
                 .replace("@LISTEN@", &address)
                 .replace("@UPSTREAM@", upstream);
-            fs::write(folder.0.join("nginx.conf"), config).expect("a file in target/tmp");
+            fs::write(Path::new(folder.path()).join("nginx.conf"), config)
+                .expect("a file in target/tmp");
             if let Some(process) = serve(&folder, &address).await {
                 return Self {
                     _process: process,
@@ -121,34 +114,4 @@ async fn serve(folder: &Folder, address: &str) -> Option<Process> {
 fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").to_string()
-}
-
-/// The target folder of this build.
-pub(crate) fn target() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .expect("target")
-        .to_owned()
-}
-
-impl Folder {
-    pub(crate) fn new(name: &str) -> Self {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let path = path.join(format!("{name}-{}-{number}", process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).expect("a folder in target/tmp");
-        Self(path)
-    }
-
-    pub(crate) fn path(&self) -> &str {
-        self.0.to_str().expect("a path in UTF-8")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

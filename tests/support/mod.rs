@@ -5,5 +5,7 @@
 
 pub(crate) mod body;
 pub(crate) mod reference;
+#[cfg(feature = "resume")]
+pub(crate) mod resume;
 pub(crate) mod serve;
 pub(crate) mod streams;
