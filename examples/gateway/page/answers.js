@@ -209,4 +209,6 @@ function sourceEvent({ type, data, id }) {
 
 sourceId(source.now.lastId);
 for (const [name, value] of Object.entries(chat.now.question ?? {})) chatForm.elements[name].value = value;
+// the browser refuses an EventSource any more as soon as its page goes
+if (source.now.state === "refused") source.change({ state: "reconnecting" });
 readAnswers(asking.signal);
