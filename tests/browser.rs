@@ -1,6 +1,6 @@
 //! The page of the gateway, as somebody sees it who opens it in a browser.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "resume"))]
 
 mod programs;
 mod support;
