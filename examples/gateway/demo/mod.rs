@@ -71,7 +71,7 @@ fn answers() -> Router {
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", get(completions::complete))
         .route("/v1/calls", get(model::calls))
-        .with_state(model::Calls::default())
+        .with_state(model::Calls::new())
 }
 
 fn pages() -> Router {

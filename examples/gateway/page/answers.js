@@ -9,23 +9,21 @@ const TRIES = 10;
 /** One answer: all that is shown of it is in the tab's storage too, so that a reload loses nothing. */
 class Answer {
   static START = {
-    state: "idle", events: 0, "first-token": "–", reconnects: 0, calls: 0, text: "", lastId: "", done: false,
+    state: "idle", events: 0, heartbeats: 0, reconnects: 0, calls: 0, text: "", lastId: "", done: false,
   };
 
-  constructor(reader, endpoint, heartbeats) {
+  constructor(reader, endpoint, figures) {
     this.reader = reader;
     this.endpoint = endpoint;
     this.box = element(`${reader}-text`);
-    this.start = { ...Answer.START, heartbeats };
     this.stats = new Stats(reader, {
       state: ["state", ""],
       events: ["events", ""],
-      heartbeats: ["heartbeats", ""],
-      "first-token": ["first token", ""],
+      ...figures,
       reconnects: ["reconnects", ""],
       calls: ["upstream calls", ""],
     });
-    this.change(JSON.parse(sessionStorage.getItem(reader)) ?? this.start);
+    this.change(JSON.parse(sessionStorage.getItem(reader)) ?? Answer.START);
     this.box.textContent = this.now.text;
   }
 
@@ -44,7 +42,7 @@ class Answer {
   }
 
   begin(question, calls) {
-    this.change({ ...this.start, question, before: calls[this.endpoint], asked: Date.now(), state: "connecting" });
+    this.change({ ...Answer.START, question, calledBefore: calls, state: "connecting" });
     this.box.textContent = "";
   }
 
@@ -55,19 +53,15 @@ class Answer {
   }
 
   say(text) {
-    if (!text) return;
-    if (this.now.text === "") {
-      this.change({ "first-token": `${((Date.now() - this.now.asked) / 1000).toFixed(1)} s` });
-    }
     this.change({ text: this.now.text + text });
     this.box.append(document.createTextNode(text));
   }
 
   /** A platform that was restarted counts from zero. */
   async count() {
-    const count = (await upstreamCalls())[this.endpoint];
-    const before = count < this.now.before ? 0 : this.now.before;
-    this.change({ before, calls: count - before });
+    const { since, [this.endpoint]: count } = await upstreamCalls();
+    const { calledBefore } = this.now;
+    this.change({ calls: count - (since === calledBefore.since ? calledBefore[this.endpoint] : 0) });
   }
 }
 
@@ -75,8 +69,8 @@ async function upstreamCalls() {
   return (await fetch("/v1/calls", { cache: "no-store" })).json();
 }
 
-const chat = new Answer("chat", "chat", 0);
-const source = new Answer("source", "completions", "hidden");
+const chat = new Answer("chat", "chat", { heartbeats: ["heartbeats", ""] });
+const source = new Answer("source", "completions", {});
 const chatForm = document.getElementById("chat");
 const chatWire = new Wire("chat-wire");
 let asking = new AbortController();
@@ -166,7 +160,7 @@ function chunk({ data }, stream) {
   if (stream) chat.change({ lastId: `${stream}.${chat.now.events}` });
   // an end without [DONE] is no end: the answer was cut
   if (data === "[DONE]") return chat.change({ state: "finished" });
-  chat.say(JSON.parse(data).choices[0]?.delta.content);
+  chat.say(JSON.parse(data).choices[0]?.delta.content ?? "");
 }
 
 // === Reader B: the browser comes back by itself; only a page that was reloaded has to say the id ===
