@@ -35,6 +35,8 @@ use crate::{
 /// );
 /// # drop((app, drain));
 /// ```
+///
+/// `R` is the layer inside all others: none, or a `ResumeLayer`.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SseLayer<R = Identity> {

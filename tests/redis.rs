@@ -5,7 +5,10 @@
 mod programs;
 mod support;
 
-use std::{collections::BTreeSet, fmt::Debug, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::BTreeSet, fmt::Debug, future::pending, net::SocketAddr, ops::RangeInclusive,
+    sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use programs::{
@@ -14,6 +17,10 @@ use programs::{
 };
 use redis::{Client, FromRedisValue, aio::MultiplexedConnection};
 use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    sync::Notify,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -81,6 +88,16 @@ async fn times_have_bounds() {
 }
 
 // === What the trait promises ===
+
+#[cfg(feature = "test-util")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: run tests/run"]
+async fn redis_keeps_every_rule() {
+    let redis = Redis::start().await;
+    let lease = Duration::from_secs(2);
+    let store = async || patient_store(store(&redis)).lease(lease);
+    tower_sse::resume::conformance::check(store).await;
+}
 
 #[tokio::test]
 #[ignore = "needs redis-server: run tests/run"]
@@ -469,6 +486,30 @@ async fn a_stream_that_redis_has_forgotten_is_opened_again_and_goes_on() {
 
 #[tokio::test]
 #[ignore = "needs redis-server: run tests/run"]
+async fn what_eviction_leaves_of_a_stream_is_not_in_the_way() {
+    let redis = Redis::start().await;
+    let store = store(&redis);
+    for left in ["", ":log"] {
+        let stream = opened(&store).await;
+        store.append(stream, &events(1..=3), 0).await.unwrap();
+        let evicted = if left.is_empty() { ":log" } else { "" };
+        admin::<()>(
+            &redis,
+            &["DEL", &format!("tower-sse:{{{stream}}}{evicted}")],
+        )
+        .await;
+        if store.append(stream, &events(3..=4), 0).await.is_err() {
+            unknown(store.append(stream, &events(3..=4), 0)).await;
+            store.open(stream, Bytes::new()).await.unwrap();
+            store.append(stream, &events(3..=4), 0).await.unwrap();
+        }
+        let rest = store.read(stream, 3, 9).await.unwrap();
+        assert_eq!(rest, page(4..=4, Then::Running), "{left}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
 async fn a_frozen_redis_holds_nobody_up() {
     let redis = Redis::start().await;
     let (store, stream) = (store(&redis), new_stream());
@@ -490,6 +531,91 @@ async fn a_frozen_redis_holds_nobody_up() {
         store.read(stream, 0, 9).await.unwrap().events,
         events(1..=2)
     );
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
+async fn an_outage_longer_than_the_lease_loses_nobody() {
+    let redis = Redis::start().await;
+    let lease = Duration::from_secs(3);
+    let (producer, reader) = (store(&redis).lease(lease), store(&redis).lease(lease));
+    let stream = opened(&producer).await;
+    let waiting = waiting(&reader, stream, 0);
+    blocked(&redis, 1).await;
+    redis.freeze();
+    sleep(lease).await;
+    failed(reader.find(stream)).await;
+    redis.thaw();
+    healed(store_call(&reader, new_stream())).await;
+    let lease_key: Vec<String> = admin(&redis, &["KEYS", "*:owner:*"]).await;
+    assert_eq!(lease_key.len(), 1, "the reader's own alone");
+    assert_eq!(
+        reader.read(stream, 0, 9).await.unwrap(),
+        nothing(Then::Running)
+    );
+    healed(store_call(&producer, stream)).await;
+    producer.append(stream, &events(1..=1), 0).await.unwrap();
+    assert_eq!(patient(waiting).await.unwrap(), page(1..=1, Then::Running));
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
+async fn what_others_write_into_a_stream_hurts_that_stream_alone() {
+    let redis = Redis::start().await;
+    let store = store(&redis);
+    let (bad, good) = (opened(&store).await, opened(&store).await);
+    let waiting_for_good = waiting(&store, good, 0);
+    let log = format!("tower-sse:{{{bad}}}:log");
+    admin::<()>(&redis, &["XADD", &log, "1-7", "field", "value"]).await;
+    failed(store.next(bad, 0, 9)).await;
+    failed(store.read(bad, 0, 9)).await;
+    store.append(good, &events(1..=1), 0).await.unwrap();
+    assert_eq!(
+        patient(waiting_for_good).await.unwrap(),
+        page(1..=1, Then::Running)
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
+async fn a_connection_whose_peer_has_vanished_is_replaced() {
+    let redis = Redis::start().await;
+    let network = Network::before(&redis).await;
+    let store = RedisStore::new(&network.url()).unwrap();
+    let stream = opened(&store).await;
+    let waiting = waiting(&store, stream, 0);
+    blocked(&redis, 1).await;
+    network.lose_what_is_open();
+    failed(store.renew(&[stream])).await;
+    healed(store_call(&store, stream)).await;
+    store.append(stream, &events(1..=1), 0).await.unwrap();
+    assert_eq!(patient(waiting).await.unwrap(), page(1..=1, Then::Running));
+}
+
+#[test]
+#[ignore = "needs redis-server: run tests/run"]
+fn a_runtime_that_ends_takes_nobody_elsewhere_with_it() {
+    let (first, second) = (Runtime::new().unwrap(), Runtime::new().unwrap());
+    let redis = second.block_on(Redis::start());
+    let store = store(&redis);
+    let stream = first.block_on(opened(&store));
+    first.spawn({
+        let store = store.clone();
+        async move { store.next(stream, 0, 9).await }
+    });
+    second.block_on(async {
+        blocked(&redis, 1).await;
+        let waiting = waiting(&store, stream, 0);
+        eventually("its call", async || {
+            let keys: Vec<String> = admin(&redis, &["KEYS", "*:wake:*"]).await;
+            (!keys.is_empty()).then_some(())
+        })
+        .await;
+        first.shutdown_background();
+        healed(store_call(&store, stream)).await;
+        store.append(stream, &events(1..=1), 0).await.unwrap();
+        assert_eq!(patient(waiting).await.unwrap(), page(1..=1, Then::Running));
+    });
 }
 
 #[tokio::test]
@@ -555,6 +681,49 @@ async fn tls_is_checked_against_the_given_authority() {
 }
 
 // === Helpers ===
+
+/// Between a store and Redis.
+struct Network {
+    address: SocketAddr,
+    lost: Arc<Notify>,
+    _task: JoinSet<()>,
+}
+
+impl Network {
+    async fn before(redis: &Redis) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (lost, redis) = (Arc::new(Notify::new()), redis.address());
+        let (mut task, loses) = (JoinSet::new(), lost.clone());
+        task.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut far = TcpStream::connect(&redis).await.unwrap();
+                let loses = loses.clone();
+                connections.spawn(async move {
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        // open on both sides, for ever
+                        () = loses.notified() => pending().await,
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            lost,
+            _task: task,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    fn lose_what_is_open(&self) {
+        self.lost.notify_waiters();
+    }
+}
 
 fn store(redis: &Redis) -> RedisStore {
     RedisStore::new(&redis.url()).unwrap()

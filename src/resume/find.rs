@@ -11,7 +11,10 @@ use super::{
     reader::{FIRST_PAGE, Reader},
     stats::Count,
 };
-use crate::wire::{EventId, Mark, Scanner};
+use crate::{
+    trace::trace,
+    wire::{EventId, Mark, Scanner},
+};
 
 /// What is left of the stream that a client comes back to.
 pub(super) enum Found {
@@ -37,11 +40,13 @@ const PAGE: usize = 256;
 
 pub(super) async fn find(hub: Arc<Hub>, ask: Ask) -> Found {
     let found = look(hub.clone(), ask).await.unwrap_or(Found::Nothing);
-    hub.counters.add(match found {
+    let count = match found {
         Found::Stream(_) => Count::Resumed,
         Found::Complete(_) => Count::Complete,
         Found::Nothing => Count::Lost,
-    });
+    };
+    trace!(debug, "client came back", count = count);
+    hub.counters.add(count);
     found
 }
 

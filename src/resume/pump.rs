@@ -46,7 +46,7 @@ enum Turn {
 const FRAMES_PER_TURN: usize = 64;
 
 /// How many bytes of them, about.
-const BYTES_PER_TURN: usize = 64 * 1024;
+const BYTES_PER_TURN: usize = 32 * 1024;
 
 /// How long the end of a stream waits for a store that is down.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);

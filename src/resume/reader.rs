@@ -61,8 +61,9 @@ pub struct Interrupted {
 pub(super) const FIRST_PAGE: usize = 16;
 const LONGEST_PAGE: usize = 1024;
 
-/// How many bytes a page is to have, and a turn takes from the live end.
-const BYTES_PER_TURN: usize = 64 * 1024;
+/// How many bytes a page is to have, and a turn takes from the live end: what a client that does not
+/// read keeps from others.
+const BYTES_PER_TURN: usize = 32 * 1024;
 
 impl Reader {
     /// Behind event `after`; without a seat, in a stream that only the store has.

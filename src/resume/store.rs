@@ -19,9 +19,10 @@ use crate::error::BoxError;
 /// database; `conformance::check`, behind the feature `test-util`, tells whether it does what the
 /// layer leans on.
 ///
-/// A stream has one producer, which calls [`open`](Self::open), [`append`](Self::append),
-/// [`renew`](Self::renew) and [`close`](Self::close), one after the other. Any number of readers, on
-/// any machine that shares the store, call the others meanwhile.
+/// A stream has one producer, which calls [`open`](Self::open), [`append`](Self::append) and
+/// [`close`](Self::close), one after the other; its process calls [`renew`](Self::renew) for all of
+/// its streams meanwhile. Any number of readers, on any machine that shares the store, call the
+/// others.
 ///
 /// - Events are numbered from 1. What is read is in order, each event once. Numbers may be missing
 ///   where the store failed, or has dropped old events; the layer sees that, the store need not.

@@ -82,8 +82,8 @@ pub(in crate::resume) struct Bounds {
 
 /// What may be unread while somebody reads, and how much stays for others.
 pub(in crate::resume) const TAIL: Bounds = Bounds {
-    pieces: 1024,
-    bytes: 128 * 1024,
+    pieces: 512,
+    bytes: 64 * 1024,
 };
 
 impl Live {

@@ -71,7 +71,11 @@ impl Seat {
             Some(next) => next,
             None => match state.place_after(spot.number) {
                 Ok(Some(next)) => next,
-                Ok(None) => return self.wait(state, cx),
+                Ok(None) => {
+                    let end = state.end();
+                    let producer = state.set_pace(end);
+                    return self.wait(state, producer, cx);
+                }
                 Err(()) => return Poll::Ready(Reading::Behind),
             },
         };
@@ -90,7 +94,8 @@ impl Seat {
             if next < state.end() {
                 return Poll::Ready(Reading::Behind);
             }
-            return self.wait(state, cx);
+            let producer = state.set_pace(next);
+            return self.wait(state, producer, cx);
         };
         let producer = state.set_pace(next);
         drop(state);
@@ -98,7 +103,12 @@ impl Seat {
         Poll::Ready(Reading::Pieces)
     }
 
-    fn wait(&self, mut state: MutexGuard<'_, State>, cx: &Context<'_>) -> Poll<Reading> {
+    fn wait(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        producer: Option<std::task::Waker>,
+        cx: &Context<'_>,
+    ) -> Poll<Reading> {
         if let Some(end) = &state.end {
             return Poll::Ready(Reading::Ended(end.clone()));
         }
@@ -106,6 +116,7 @@ impl Seat {
         let old = slot.and_then(|slot| slot.waker.replace(cx.waker().clone()));
         drop(state);
         drop(old);
+        wake(producer);
         Poll::Pending
     }
 }

@@ -1,13 +1,14 @@
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{Pipeline, ScriptInvocation};
+use redis::{Cmd, Pipeline, ScriptInvocation};
 
 use super::{
     RedisStore, Shared,
     entry::{Entry, page},
-    follow, milliseconds,
-    scripts::OPEN,
+    follow,
+    leases::Renewal,
+    scripts::{OPEN, TAKE},
     waits::News,
 };
 use crate::resume::{
@@ -75,14 +76,15 @@ impl Shared {
     async fn open(&self, stream: StreamId, about: Bytes) -> Result<(), StoreError> {
         let keys = &self.settings.keys;
         let mut pipeline = Pipeline::new();
-        let lease = pipeline.cmd("SET").arg(keys.lease()).arg("");
-        lease.arg("PX").arg(self.settings.lease_ms()).ignore();
+        pipeline.add_command(self.set_lease()).ignore();
         let open = pipeline.cmd("EVAL").arg(OPEN).arg(2);
         open.arg(keys.record(stream)).arg(keys.log(stream));
         open.arg(self.settings.keep_ms()).arg(&keys.owner);
         open.arg(&about[..]).ignore();
         let ask = async |mut connection| pipeline.exec_async(&mut connection).await;
-        self.link.call(ask).await
+        self.link.call(ask).await?;
+        self.leases.opened(stream);
+        Ok(())
     }
 
     async fn append(
@@ -103,7 +105,9 @@ impl Shared {
         let mut script = self.scripts.close.prepare_invoke();
         self.keys_and_keep(&mut script, stream);
         script.arg(last).arg(end.as_str());
-        self.write(&script).await
+        self.write(&script).await?;
+        self.leases.closed(stream);
+        Ok(())
     }
 
     fn keys_and_keep<'s, 'i>(
@@ -122,44 +126,51 @@ impl Shared {
         is_there.then_some(()).ok_or(StoreError::Unknown)
     }
 
-    /// One lease for all streams, and a part of them to be kept. A full Redis lets a lease be
-    /// prolonged, but not be set.
+    /// A full Redis lets a lease be prolonged and streams be lost, but nothing be set.
     async fn renew(&self, streams: &[StreamId]) -> Result<(), StoreError> {
-        if streams.is_empty() {
+        let renewal = self.leases.renew(streams);
+        if streams.is_empty() && renewal.lost.is_empty() {
             return Ok(());
         }
-        let (lease, time) = (self.settings.keys.lease(), self.settings.lease_ms());
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("PEXPIRE").arg(&lease).arg(time);
-        for stream in self.due(streams) {
-            for key in [
-                self.settings.keys.record(stream),
-                self.settings.keys.log(stream),
-            ] {
-                let keep = self.settings.keep_ms();
-                pipeline.cmd("PEXPIRE").arg(key).arg(keep).ignore();
+        let ask = async |mut connection| {
+            let pipeline = self.renewal(&renewal);
+            let (is_there,): (bool,) = pipeline.query_async(&mut connection).await?;
+            if !is_there {
+                self.set_lease().exec_async(&mut connection).await?;
             }
-        }
-        let ask = async |mut connection| pipeline.query_async(&mut connection).await;
-        let (is_there,): (bool,) = self.link.call(ask).await?;
-        if is_there {
-            return Ok(());
-        }
-        let mut set = redis::cmd("SET");
-        set.arg(lease).arg("").arg("PX").arg(time);
-        let ask = async |mut connection| set.exec_async(&mut connection).await;
-        self.link.call(ask).await
+            Ok(())
+        };
+        self.link.call(ask).await?;
+        self.leases.renewed(&renewal);
+        Ok(())
     }
 
-    /// The streams whose time of keeping begins anew with this renewal: each has its turn once per
-    /// quarter of that time, so that three may fail.
-    fn due(&self, streams: &[StreamId]) -> impl Iterator<Item = StreamId> {
-        let (keep, lease) = (self.settings.keep, self.settings.lease);
-        let turns = milliseconds(keep / 4) / milliseconds(lease / 3).max(1);
-        let turns = turns.max(1);
-        let turn = self.renewals.fetch_add(1, Ordering::Relaxed) % turns;
-        let streams = streams.iter().copied();
-        streams.filter(move |stream| stream.bits() % u128::from(turns) == u128::from(turn))
+    fn renewal(&self, renewal: &Renewal) -> Pipeline {
+        let (keys, mut pipeline) = (&self.settings.keys, Pipeline::new());
+        let lease = pipeline.cmd("PEXPIRE").arg(keys.lease());
+        lease.arg(self.settings.lease_ms());
+        for stream in &renewal.kept {
+            for key in [keys.record(*stream), keys.log(*stream)] {
+                let expire = pipeline.cmd("PEXPIRE").arg(key);
+                expire.arg(self.settings.keep_ms()).ignore();
+            }
+        }
+        for stream in &renewal.lost {
+            let record = keys.record(*stream);
+            pipeline.cmd("HDEL").arg(record).arg("owner").ignore();
+        }
+        for stream in &renewal.taken {
+            let take = pipeline.cmd("EVAL").arg(TAKE).arg(1);
+            take.arg(keys.record(*stream)).arg(&keys.owner).ignore();
+        }
+        pipeline
+    }
+
+    fn set_lease(&self) -> Cmd {
+        let mut set = redis::cmd("SET");
+        set.arg(self.settings.keys.lease()).arg("");
+        set.arg("PX").arg(self.settings.lease_ms());
+        set
     }
 
     async fn find(&self, stream: StreamId) -> Result<Option<Bytes>, StoreError> {
@@ -172,18 +183,17 @@ impl Shared {
     async fn read(&self, stream: StreamId, after: u64, limit: usize) -> Result<Page, StoreError> {
         let limit = limit.min(MOST);
         let ((owner, end, last), entries) = self.look(stream, after, limit).await?;
-        let owner = owner.ok_or(StoreError::Unknown)?;
+        let last = last.ok_or(StoreError::Unknown)?;
         let mut page = page(entries, limit);
         if page.then != Then::Running {
             return Ok(page);
         }
         // Of a log that was trimmed or evicted, or of a place behind its end, the record tells.
-        if let (Some(end), Some(last)) = (end, last) {
-            let end = end
-                .parse()
-                .map_err(|_| StoreError::failed(format!("no end: {end:?}")))?;
+        if let Some(end) = end {
+            let no_end = |_| StoreError::failed(format!("no end: {end:?}"));
+            let end = end.parse().map_err(no_end)?;
             page.then = Then::Ended { last, end };
-        } else if !self.is_alive(&owner).await? {
+        } else if !self.is_alive(owner).await? {
             page.then = Then::Lost;
         }
         Ok(page)
@@ -207,10 +217,14 @@ impl Shared {
         self.link.call(ask).await
     }
 
-    async fn is_alive(&self, owner: &str) -> Result<bool, StoreError> {
+    async fn is_alive(&self, owner: Option<String>) -> Result<bool, StoreError> {
+        let Some(owner) = owner else {
+            return Ok(false);
+        };
         let mut exists = redis::cmd("EXISTS");
-        exists.arg(self.settings.keys.lease_of(owner));
+        exists.arg(self.settings.keys.lease_of(&owner));
         let ask = async |mut connection| exists.query_async(&mut connection).await;
-        self.link.call(ask).await
+        let exists: bool = self.link.call(ask).await?;
+        Ok(exists || !self.link.is_good_for(self.settings.lease))
     }
 }

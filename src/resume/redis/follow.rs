@@ -1,10 +1,10 @@
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
-use redis::{Cmd, Pipeline, RedisResult, aio::MultiplexedConnection};
+use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection, from_redis_value};
 use tokio::{
     task,
     time::{Instant, sleep},
@@ -21,8 +21,8 @@ use crate::{
     resume::{StoreError, StreamId},
 };
 
-/// Follows all streams that somebody waits for, on one blocking connection: Redis closes its eyes to
-/// whatever else comes on a connection that blocks, and has few to give to readers that wait.
+/// Follows all streams that somebody waits for, on one connection of its own: while that blocks it
+/// answers nobody else, and one for each who waits would be thousands.
 struct Follower {
     shared: Arc<Shared>,
     connection: Option<MultiplexedConnection>,
@@ -34,6 +34,9 @@ struct Follower {
 
 /// Owner and end of a stream, as far as they are there.
 type Record = (Option<String>, Option<String>);
+
+/// What came, by the names of the logs.
+type Answer = Vec<(String, Vec<Value>)>;
 
 /// How long Redis waits for news at most, and how often streams are checked for an end of their
 /// producer; less with a short lease.
@@ -88,6 +91,7 @@ impl Follower {
         while self.shared.waits.somebody().await {
             let outcome = self.cycle().await;
             self.shared.waits.back();
+            self.shared.link.note(outcome.is_ok());
             let Err(error) = outcome else {
                 pause = PAUSES.0;
                 // Who was served and wants more is in the next question then, without a call.
@@ -113,7 +117,7 @@ impl Follower {
         match self.ask(&mut connection).await {
             Ok(()) => self.connection = Some(connection),
             Err(error) if is_new => return Err(error),
-            Err(_) => {}
+            Err(_) => self.shared.link.note(false),
         }
         Ok(())
     }
@@ -126,34 +130,38 @@ impl Follower {
     async fn ask(&mut self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let asked = self.shared.waits.ask();
         let ended = self.check(connection, &asked).await?;
-        if !ended.is_empty() {
-            ended
-                .into_iter()
-                .for_each(|stream| self.shared.waits.look(stream));
-            return Ok(());
+        for stream in &ended {
+            self.shared.waits.look(*stream);
         }
-        let command = self.read(&asked);
-        let answer: Option<Vec<(String, Vec<redis::Value>)>> =
-            command.query_async(connection).await?;
-        for (log, entries) in answer.unwrap_or_default() {
-            // The other one is the follower's own, by which it was called back.
-            if let Some(stream) = self.shared.settings.keys.stream(&log)
-                && let Some(place) = asked.places.get(&stream)
-            {
-                let entries = entries.into_iter().map(redis::from_redis_value);
-                let entries = entries.collect::<Result<Vec<Entry>, _>>()?;
-                self.shared.waits.serve(stream, *place, &entries);
+        if ended.is_empty() {
+            let answer: Option<Answer> = self.read(&asked).query_async(connection).await?;
+            for (log, entries) in answer.unwrap_or_default() {
+                self.serve(&asked, &log, entries);
             }
         }
         Ok(())
+    }
+
+    fn serve(&self, asked: &Asked, log: &str, entries: Vec<Value>) {
+        let stream = self.shared.settings.keys.stream(log);
+        let place = stream.and_then(|stream| Some((stream, *asked.places.get(&stream)?)));
+        // The other one is the follower's own, by which it was called back.
+        let Some((stream, place)) = place else {
+            return;
+        };
+        let entries = entries.into_iter().map(from_redis_value);
+        match entries.collect::<Result<Vec<Entry>, _>>() {
+            Ok(entries) => self.shared.waits.serve(stream, place, &entries),
+            // Whoever wrote into this stream: no other one may suffer from it.
+            Err(_) => self.shared.waits.look(stream),
+        }
     }
 
     fn read(&self, asked: &Asked) -> Cmd {
         let keys = &self.shared.settings.keys;
         let mut command = Cmd::new();
         command.arg("XREAD").arg("COUNT").arg(BATCH + 1);
-        let block = u64::try_from(self.block().as_millis()).unwrap_or(u64::MAX);
-        command.arg("BLOCK").arg(block);
+        command.arg("BLOCK").arg(self.block().as_millis());
         command.arg("STREAMS").arg(keys.wake());
         for stream in asked.places.keys() {
             command.arg(keys.log(*stream));
@@ -188,11 +196,9 @@ impl Follower {
         let runs = |(owner, end): &Record| {
             end.is_none() && owner.as_ref().is_some_and(|owner| alive.contains(owner))
         };
-        let both = due.into_iter().zip(records);
-        Ok(both
-            .filter(|(_, record)| !runs(record))
-            .map(|(stream, _)| stream)
-            .collect())
+        let ended = due.into_iter().zip(records);
+        let ended = ended.filter(|(_, record)| !runs(record));
+        Ok(ended.map(|(stream, _)| stream).collect())
     }
 
     async fn records(
@@ -213,21 +219,19 @@ impl Follower {
         connection: &mut MultiplexedConnection,
         owners: BTreeSet<String>,
     ) -> RedisResult<BTreeSet<String>> {
+        let (settings, link) = (&self.shared.settings, &self.shared.link);
+        if owners.is_empty() || !link.is_good_for(settings.lease) {
+            return Ok(owners);
+        }
         let mut pipeline = Pipeline::new();
         for owner in &owners {
-            pipeline
-                .cmd("EXISTS")
-                .arg(self.shared.settings.keys.lease_of(owner));
+            let lease = settings.keys.lease_of(owner);
+            pipeline.cmd("EXISTS").arg(lease);
         }
-        let alive: Vec<bool> = match owners.is_empty() {
-            true => Vec::new(),
-            false => pipeline.query_async(connection).await?,
-        };
-        let owners = owners.into_iter().zip(alive).collect::<BTreeMap<_, _>>();
+        let exist: Vec<bool> = pipeline.query_async(connection).await?;
+        let owners = owners.into_iter().zip(exist);
         Ok(owners
-            .into_iter()
-            .filter(|(_, alive)| *alive)
-            .map(|(owner, _)| owner)
+            .filter_map(|(owner, exists)| exists.then_some(owner))
             .collect())
     }
 

@@ -27,6 +27,16 @@ pub(super) struct Link {
     /// How long a call may take, connecting included.
     patience: Duration,
     current: Mutex<Option<Attempt>>,
+    health: Mutex<Health>,
+}
+
+/// How Redis was last seen.
+#[derive(Clone, Copy, Default)]
+enum Health {
+    #[default]
+    Good,
+    Bad,
+    GoodSince(Instant),
 }
 
 /// A connection, made in a task of its own: one that takes longer than a call may wait is there for
@@ -51,6 +61,7 @@ impl Link {
             client,
             patience,
             current: Mutex::default(),
+            health: Mutex::default(),
         }
     }
 
@@ -65,14 +76,38 @@ impl Link {
         let attempt = self.attempt();
         let answer = async { ask(connected(attempt.clone()).await?).await };
         let error = match timeout(self.patience, answer).await {
-            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Ok(answer)) => {
+                self.note(true);
+                return Ok(answer);
+            }
             Ok(Err(error)) => error,
             Err(_) => timed_out(self.patience),
         };
         if breaks(&error) {
+            self.note(false);
             self.give_up(&attempt);
         }
         Err(StoreError::failed(error))
+    }
+
+    /// Whether Redis works, on this connection or another.
+    pub(super) fn note(&self, works: bool) {
+        let mut health = self.health();
+        *health = match (*health, works) {
+            (_, false) => Health::Bad,
+            (Health::Bad, true) => Health::GoodSince(Instant::now()),
+            (good, true) => good,
+        };
+    }
+
+    /// Whether Redis has worked for that long. A lease that has run out before tells nothing: there
+    /// was no way to renew it.
+    pub(super) fn is_good_for(&self, time: Duration) -> bool {
+        match *self.health() {
+            Health::Good => true,
+            Health::Bad => false,
+            Health::GoodSince(since) => Instant::now() >= since + time,
+        }
     }
 
     fn attempt(&self) -> Attempt {
@@ -90,6 +125,10 @@ impl Link {
         let lost = current.take_if(|current| is_open && current.same_channel(attempt));
         drop(current);
         drop(lost);
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn current(&self) -> MutexGuard<'_, Option<Attempt>> {

@@ -2,15 +2,12 @@ mod calls;
 mod entry;
 mod follow;
 mod keys;
+mod leases;
 mod link;
 mod scripts;
 mod waits;
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisResult,
@@ -18,7 +15,7 @@ use redis::{
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use self::{keys::Keys, link::Link, scripts::Scripts, waits::Waits};
+use self::{keys::Keys, leases::Leases, link::Link, scripts::Scripts, waits::Waits};
 use super::StreamId;
 use crate::error::BoxError;
 
@@ -58,8 +55,8 @@ use crate::error::BoxError;
 /// # What it costs
 ///
 /// Two connections per process, however many streams and readers there are. An append is one round
-/// trip, a script call, whatever the number of its events; a lease is one command per renewal,
-/// plus two per stream and quarter of the time of keeping. All readers of a process that wait share
+/// trip, a script call, whatever the number of its events. The lease of all streams is one command
+/// per renewal, plus two per stream and quarter of the time of keeping. All readers of a process that wait share
 /// one `XREAD`, and an event that many of them wait for is read once; for each stream that is
 /// waited for, one `HMGET` a second tells whether its producer is alive. An event takes its own
 /// bytes and a few more.
@@ -79,10 +76,11 @@ use crate::error::BoxError;
 ///
 /// # When Redis is down
 ///
-/// Nothing needs Redis to start. Every call but [`next`](ResumeStore::next) answers within the
+/// Nothing needs Redis to start. Every call but [`next`](super::ResumeStore::next) answers within the
 /// [`response_timeout`](Self::response_timeout), with an error if it must; `next` tells an error
 /// when no new connection can be made. Connections are made anew by themselves, at most ten times a
-/// second. A Redis that is full refuses appends and lets leases and readers go on.
+/// second. Once Redis is back, producers have the time of a lease to show that they are alive. A
+/// Redis that is full refuses appends, and lets leases and readers go on.
 ///
 /// # Panics
 ///
@@ -97,8 +95,7 @@ struct Shared {
     link: Link,
     waits: Arc<Waits>,
     scripts: Scripts,
-    /// How often leases were renewed.
-    renewals: AtomicU64,
+    leases: Leases,
 }
 
 #[derive(Clone)]
@@ -161,11 +158,12 @@ impl RedisStore {
         })
     }
 
-    /// After which silence of a process its streams count as lost. Default: 10 seconds; between a
+    /// After which silence of its producer a stream counts as lost. Default: 10 seconds; between a
     /// millisecond and a year.
     ///
-    /// A shorter one tells readers sooner that a process has died, and takes a process that was
-    /// only held up for dead.
+    /// A shorter one tells readers sooner that a process has died, and may take one for dead that
+    /// was only held up. It should be the same in all processes, and a few times the
+    /// [`response_timeout`](Self::response_timeout).
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
         Self::with(Settings {
@@ -218,10 +216,10 @@ impl RedisStore {
         };
         let shared = Shared {
             link: Link::new(settings.client.clone(), settings.patience),
+            leases: Leases::new(settings.lease, settings.keep),
             settings,
             waits: Arc::default(),
             scripts: Scripts::default(),
-            renewals: AtomicU64::new(0),
         };
         Self {
             shared: Arc::new(shared),
@@ -230,12 +228,12 @@ impl RedisStore {
 }
 
 impl Settings {
-    fn keep_ms(&self) -> u64 {
-        milliseconds(self.keep)
+    fn keep_ms(&self) -> u128 {
+        self.keep.as_millis()
     }
 
-    fn lease_ms(&self) -> u64 {
-        milliseconds(self.lease)
+    fn lease_ms(&self) -> u128 {
+        self.lease.as_millis()
     }
 }
 
@@ -249,10 +247,6 @@ fn client(url: &str) -> RedisResult<Client> {
     // An append is small and somebody waits for it.
     let settings = TcpSettings::default().set_nodelay(true);
     Client::open(info.set_tcp_settings(settings))
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for RedisStore {

@@ -24,6 +24,13 @@ redis.call('PEXPIRE', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[1])
 return 1";
 
+/// Arguments: owner. Of the keys, the record alone.
+pub(super) const TAKE: &str = r"
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    redis.call('HSET', KEYS[1], 'owner', ARGV[1])
+end
+return 1";
+
 /// Arguments: time of keeping in ms, first number to keep, then each event's number and bytes.
 /// Answers 0 for a stream that is not there.
 ///

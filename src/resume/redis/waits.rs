@@ -237,3 +237,92 @@ impl Drop for Ticket {
         self.waits.forget(self.key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resume::StoredEvent;
+
+    fn entries(count: u64) -> Vec<Entry> {
+        let event = |number| {
+            Entry::Event(StoredEvent {
+                number,
+                bytes: "x".into(),
+            })
+        };
+        (1..=count).map(event).collect()
+    }
+
+    fn told(ticket: &mut Ticket) -> Option<(usize, Option<Then>)> {
+        match ticket.answer.try_recv().ok()? {
+            Ok(News::Page(page)) => Some((page.events.len(), Some(page.then))),
+            Ok(News::Look) => Some((0, None)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn each_gets_what_is_behind_its_place_or_waits_on() {
+        let (stream, other) = (StreamId::random().unwrap(), StreamId::random().unwrap());
+        let cut = BATCH as u64 + 1;
+        // who waits where, asked from where, what came, and what the one is told of it
+        for (after, limit, asked, came, expected) in [
+            (0, 9, 0, 3, Some((3, Some(Then::Running)))),
+            (0, 3, 0, 3, Some((3, Some(Then::Running)))),
+            (0, 2, 0, 3, Some((2, Some(Then::More)))),
+            (2, 9, 0, 3, Some((1, Some(Then::Running)))),
+            (3, 9, 0, 3, None),
+            (4, 9, 0, 3, None),
+            // it came after the question, and has more to get than the answer
+            (0, 9, 1, 3, None),
+            (0, 1000, 0, cut, Some((BATCH, Some(Then::More)))),
+            (9, 1000, 0, cut, Some((0, None))),
+            (cut, 1000, 0, cut, None),
+        ] {
+            let waits = Arc::new(Waits::default());
+            let (mut ticket, _) = waits.add(stream, after, limit);
+            let (mut bystander, _) = waits.add(other, after, limit);
+            waits.serve(stream, asked, &entries(came)[asked as usize..]);
+            assert_eq!(
+                told(&mut ticket),
+                expected,
+                "{after} {limit} {asked} {came}"
+            );
+            assert_eq!(told(&mut bystander), None);
+            let waiting = waits.state().waiting.len();
+            assert_eq!(waiting, 1 + usize::from(expected.is_none()));
+        }
+    }
+
+    #[test]
+    fn who_comes_too_late_for_a_question_calls_once() {
+        let (stream, waits) = (StreamId::random().unwrap(), Arc::new(Waits::default()));
+        let need = |after| waits.add(stream, after, 1);
+        let (_first, follower) = need(7);
+        assert!(matches!(follower, Need::Follower));
+        let (_second, nothing) = need(5);
+        assert!(matches!(nothing, Need::Nothing));
+        let asked = waits.ask();
+        assert_eq!((asked.places[&stream], asked.calls), (5, 0));
+        let (_third, call) = need(3);
+        assert!(matches!(call, Need::Call(1)));
+        let (_fourth, nothing) = need(3);
+        assert!(matches!(nothing, Need::Nothing));
+        waits.back();
+        let asked = waits.ask();
+        assert_eq!((asked.places[&stream], asked.calls), (3, 1));
+        waits.lost();
+        let (_fifth, follower) = need(3);
+        assert!(matches!(follower, Need::Follower));
+    }
+
+    #[test]
+    fn a_wait_that_is_dropped_is_forgotten() {
+        let (stream, waits) = (StreamId::random().unwrap(), Arc::new(Waits::default()));
+        let tickets: Vec<_> = (0..9).map(|after| waits.add(stream, after, 1).0).collect();
+        assert_eq!(waits.state().waiting.len(), 9);
+        drop(tickets);
+        assert!(waits.state().waiting.is_empty());
+        assert!(waits.ask().places.is_empty());
+    }
+}
