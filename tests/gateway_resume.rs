@@ -392,15 +392,16 @@ mod two {
     #[tokio::test]
     #[ignore = "needs redis-server: run tests/run"]
     async fn at_the_deadline_the_producer_is_given_up_and_readers_are_told() {
-        let mut two = Two::start(&["--drain-timeout", "1s"]).await;
-        let (stream, mut reader, _answer) = two.stream(5).await;
+        let mut two = Two::start(&["--drain-timeout", "5s"]).await;
+        let (stream, mut reader, answer) = two.stream(5).await;
         two.a.signal("TERM");
-        let mut rest = post(&two.b, &format!("{stream}.3")).await;
         assert_eq!(reader.end().await, End::Clean);
+        let mut rest = post(&two.b, &format!("{stream}.3")).await;
+        answer.send(events(6..=6));
         assert_eq!(rest.end().await, End::Broken, "it never was whole");
-        assert_eq!(rest.text(), events(4..=5));
+        assert_eq!(rest.text(), events(4..=6));
         assert!(two.a.exit().await.success(), "{}", two.a.stderr());
-        let anew = post(&two.b, &format!("{stream}.5")).await;
+        let anew = post(&two.b, &format!("{stream}.6")).await;
         assert_eq!(header(&anew, "sse-resume"), "lost");
     }
 
@@ -408,9 +409,12 @@ mod two {
     #[ignore = "needs redis-server: run tests/run"]
     async fn at_a_second_signal_the_producer_is_not_waited_for() {
         let mut two = Two::start(&["--drain-timeout", "1h"]).await;
-        let (_, mut reader, _answer) = two.stream(2).await;
+        let (stream, mut reader, answer) = two.stream(2).await;
         two.a.signal("TERM");
         assert_eq!(reader.end().await, End::Clean);
+        let mut rest = post(&two.b, &format!("{stream}.2")).await;
+        answer.send(events(3..=3));
+        rest.until(&events(3..=3)).await;
         assert!(two.a.exit_status().is_none(), "{}", two.a.stderr());
         two.a.signal("TERM");
         assert!(two.a.exit().await.success(), "{}", two.a.stderr());
