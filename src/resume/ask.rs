@@ -1,4 +1,4 @@
-use http::{HeaderName, HeaderValue, request};
+use http::{HeaderName, HeaderValue, Method, Uri, request};
 
 use super::{Cursor, StreamId, layer::Settings};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 /// What a request wants of this layer.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
-    pub(super) place: Place,
+    pub(super) want: Want,
     /// It wants `id:` lines.
     pub(super) ids: bool,
     /// Who asks.
@@ -20,7 +20,7 @@ pub(super) struct Ask {
 
 /// Where in which stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Want {
     /// At the start of a new one.
     New,
     After(Cursor),
@@ -47,12 +47,14 @@ impl Ask {
     /// `None` if the request is none of this layer's business.
     pub(super) fn of(request: &request::Parts, settings: &Settings) -> Option<Self> {
         let client = Client::of(request);
-        if client.wants_head || client.mcp || !settings.when.of(request) {
+        // A preflight has the query of the request that it asks for, and nothing else of it.
+        let preflight = request.method == Method::OPTIONS;
+        if client.wants_head || preflight || client.mcp || !settings.when.of(request) {
             return None;
         }
         let asks = said(request, &SSE_RESUME).is_some_and(|said| *said == *IDS);
         Some(Self {
-            place: Place::of(request, settings),
+            want: Want::of(request, settings),
             ids: client.bears_ids() && (asks || settings.ids.of(request)),
             principal: settings.principal.of(request),
             client,
@@ -60,17 +62,27 @@ impl Ask {
     }
 }
 
-impl Place {
+impl Want {
     fn of(request: &request::Parts, settings: &Settings) -> Self {
         // An outer layer may have read it from its own query parameter.
         let known = request.extensions.get::<LastEventId>();
         let last = known.map(|LastEventId(id)| id.clone());
         let last = last.or_else(|| last_event_id(request, settings.query.as_deref()));
         match last {
-            Some(id) if Cursor::is_ours(&id) => {
+            None if is_ours_and_no_id(request, settings) => Self::Nowhere,
+            Some(id) if Cursor::is_ours(id.as_str().as_bytes()) => {
                 Cursor::parse(&id).map_or(Self::Nowhere, Self::After)
             }
             last => Self::in_stream(said(request, &SSE_STREAM), last),
+        }
+    }
+
+    /// The stream that it is about.
+    pub(super) fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::After(cursor) => Some(cursor.stream),
+            Self::AfterId(stream, _) => Some(*stream),
+            Self::New | Self::Nowhere => None,
         }
     }
 
@@ -89,6 +101,19 @@ impl Place {
     }
 }
 
+/// Whether what was meant to be an id of ours is none at all: too long, or not UTF-8.
+fn is_ours_and_no_id(request: &request::Parts, settings: &Settings) -> bool {
+    let header = request.headers.get("last-event-id");
+    match header.filter(|id| !id.is_empty()) {
+        Some(id) => Cursor::is_ours(id.as_bytes()),
+        None => settings
+            .query
+            .as_deref()
+            .and_then(|query| parameter(request, query))
+            .is_some_and(|id| Cursor::is_ours(id.as_bytes())),
+    }
+}
+
 /// What a header says, or else the query parameter of that name.
 fn said(request: &request::Parts, name: &HeaderName) -> Option<Box<[u8]>> {
     let header = request
@@ -99,8 +124,26 @@ fn said(request: &request::Parts, name: &HeaderName) -> Option<Box<[u8]>> {
 }
 
 /// Our id means nothing to the service.
-pub(super) fn strip(request: &mut request::Parts) {
+pub(super) fn strip(request: &mut request::Parts, settings: &Settings) {
     request.headers.remove("last-event-id");
     request.headers.remove(SSE_STREAM);
     request.extensions.remove::<LastEventId>();
+    let stream = SSE_STREAM;
+    let ours = [settings.query.as_deref(), Some(stream.as_str())];
+    if let Some(uri) = without(&request.uri, &ours) {
+        request.uri = uri;
+    }
+}
+
+/// The same without some query parameters; `None` if there is no query.
+fn without(uri: &Uri, names: &[Option<&str>]) -> Option<Uri> {
+    let name = |pair: &&str| !names.contains(&pair.split('=').next());
+    let kept: Vec<_> = uri.query()?.split('&').filter(name).collect();
+    let path = match kept.as_slice() {
+        [] => uri.path().to_owned(),
+        kept => format!("{}?{}", uri.path(), kept.join("&")),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path.parse().ok()?);
+    Uri::from_parts(parts).ok()
 }

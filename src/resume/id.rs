@@ -60,8 +60,8 @@ impl StreamId {
 
 impl Cursor {
     /// Whether an id is meant to be one of ours, well-formed or not.
-    pub(super) fn is_ours(id: &EventId) -> bool {
-        id.as_str().starts_with(PREFIX)
+    pub(super) fn is_ours(id: &[u8]) -> bool {
+        id.starts_with(PREFIX.as_bytes())
     }
 
     pub(super) fn parse(id: &EventId) -> Option<Self> {

@@ -5,9 +5,11 @@
 
 pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod cutter;
 pub(crate) mod event_clients;
 pub(crate) mod folder;
 pub(crate) mod gateway;
+pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod upstreams;

@@ -4,8 +4,10 @@
 #![allow(dead_code)]
 
 pub(crate) mod body;
+pub(crate) mod paced;
 pub(crate) mod reference;
 #[cfg(feature = "resume")]
 pub(crate) mod resume;
 pub(crate) mod serve;
 pub(crate) mod streams;
+pub(crate) mod visitor;
