@@ -719,6 +719,22 @@ async fn a_drain_sends_readers_away_and_producers_finish() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_drain_refuses_does_not_run_on() {
+    let (drain_layer, drain) = DrainLayer::pair();
+    let resume = ResumeLayer::new(MemoryStore::new());
+    let handle = resume.handle();
+    let layer = SseLayer::new().drain(drain_layer).resume(resume);
+    let world = World::new(layer, Upstream::new(numbers(20)));
+    drain.start();
+    let refused = world.post("").await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.stream(), "");
+    drop(refused);
+    assert!(world.probe(0).dropped().is_some());
+    assert!(handle.streams().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn through_the_whole_layer_heartbeats_fill_the_silence_of_a_resumed_stream() {
     let layer = SseLayer::new()
         .heartbeat(seconds(10))

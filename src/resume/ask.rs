@@ -4,6 +4,7 @@ use super::{Cursor, StreamId, layer::Settings};
 use crate::{
     client::Client,
     event_id::{LastEventId, last_event_id, parameter},
+    late::Late,
     wire::EventId,
 };
 
@@ -16,6 +17,8 @@ pub(super) struct Ask {
     /// Who asks.
     pub(super) principal: Vec<u8>,
     pub(super) client: Client,
+    /// Its response will be refused.
+    pub(super) late: bool,
 }
 
 /// Where in which stream.
@@ -58,6 +61,7 @@ impl Ask {
             ids: client.bears_ids() && (asks || settings.ids.of(request)),
             principal: settings.principal.of(request),
             client,
+            late: request.extensions.get::<Late>().is_some(),
         })
     }
 }

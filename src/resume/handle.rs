@@ -68,7 +68,8 @@ impl Resume {
     /// `deadline`. It returns when the store knows their ends, or is not there to be told.
     ///
     /// Start the drain first: it sends the readers away, and with a store that other machines share
-    /// they go on there, while the producers finish here.
+    /// they go on there, while the producers finish here. A feed has no end: leave it to
+    /// [`when`](super::ResumeLayer::when), or it takes the whole deadline.
     pub async fn finish(&self, deadline: Duration) {
         if timeout(deadline, self.hub.idle()).await.is_err() {
             for (_, running) in self.hub.list() {

@@ -202,7 +202,9 @@ impl Shared {
     {
         let (mut head, body) = response.into_parts();
         let stream = ask.filter(|ask| {
-            head.status.is_success()
+            // What is refused must not run on without a reader.
+            !ask.late
+                && head.status.is_success()
                 && EventStream::of(&head, ask.client) == Some(EventStream::Plain)
         });
         let (Some(ask), Some(id)) = (stream, new_id()) else {
