@@ -16,6 +16,7 @@ mod headers;
 mod heartbeat;
 mod jitter;
 mod judge;
+mod late;
 mod layer;
 mod media;
 mod outbox;

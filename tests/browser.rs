@@ -1,6 +1,6 @@
 //! The page of the gateway, as somebody sees it who opens it in a browser.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "resume"))]
 
 mod programs;
 mod support;
@@ -8,7 +8,13 @@ mod support;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use futures_util::FutureExt;
-use programs::{browser::Browser, gateway::Gateway};
+use programs::{browser::Browser, client, gateway::Gateway, process::eventually};
+use serde_json::{Value, json};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium: run tests/run"]
@@ -117,6 +123,88 @@ async fn an_answer_types_out_after_a_thinking_pause_full_of_heartbeats() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium: run tests/run"]
+async fn an_answer_goes_on_after_a_cut_and_its_platform_was_called_once() {
+    on_the_page("cut", async |page, gateway| {
+        let answer = whole_answer(gateway).await;
+        page.click("chat-ask").await;
+        count(page, "chat-events", 10).await;
+        page.click("chat-cut").await;
+        has_all_of(page, "chat", &answer).await;
+        assert_eq!(page.text("chat-reconnects").await, "1", "it was cut");
+        assert_eq!(page.text("chat-resume").await, "resumed");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn an_answer_goes_on_after_a_reload_and_its_platform_was_called_once() {
+    on_the_page("reload", async |page, gateway| {
+        let answer = whole_answer(gateway).await;
+        page.click("chat-ask").await;
+        for reader in ["chat", "source"] {
+            count(page, &format!("{reader}-events"), 10).await;
+        }
+        page.run("window.before = true", vec![]).await;
+        page.click("chat-reload").await;
+        eventually("the new page", async || {
+            let new = "return !window.before && document.readyState === 'complete'";
+            (page.run(new, vec![]).await == json!(true)).then_some(())
+        })
+        .await;
+        for reader in ["chat", "source"] {
+            has_all_of(page, reader, &answer).await;
+            assert_eq!(page.text(&format!("{reader}-reconnects")).await, "1");
+        }
+        assert_eq!(page.text("chat-resume").await, "resumed");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn both_readers_come_back_by_themselves_when_the_network_cuts_them() {
+    on_the_page("network", async |page, gateway| {
+        let answer = whole_answer(gateway).await;
+        let network = Network::before(&gateway.address).await;
+        page.page.goto(&network.url).await.expect("the page");
+        page.click("chat-ask").await;
+        for reader in ["chat", "source"] {
+            count(page, &format!("{reader}-events"), 10).await;
+        }
+        network.cut();
+        for reader in ["chat", "source"] {
+            has_all_of(page, reader, &answer).await;
+            assert_eq!(page.text(&format!("{reader}-reconnects")).await, "1");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn an_answer_that_is_lost_begins_anew() {
+    on_the_page("lost", async |page, gateway| {
+        let answer = whole_answer(gateway).await;
+        page.click("chat-ask").await;
+        for reader in ["chat", "source"] {
+            count(page, &format!("{reader}-events"), 10).await;
+        }
+        // what it kept was in its memory
+        gateway.signal("KILL");
+        gateway.exit().await;
+        let address = gateway.address.clone();
+        *gateway = Gateway::start(&["--listen", &address, "--heartbeat", "300ms"]).await;
+        for reader in ["chat", "source"] {
+            has_all_of(page, reader, &answer).await;
+        }
+        assert_eq!(page.text("chat-resume").await, "lost");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
 async fn a_training_run_goes_on_where_it_was_left_and_ends() {
     on_the_page("training", async |page, _| {
         page.find("training-pause")
@@ -210,6 +298,60 @@ async fn on_the_page(name: &str, test: impl AsyncFnOnce(&Browser, &mut Gateway))
         resume_unwind(panic);
     }
     browser.close().await;
+}
+
+/// A network between the browser and the gateway, which can be cut.
+struct Network {
+    url: String,
+    cut: watch::Sender<()>,
+}
+
+impl Network {
+    async fn before(gateway: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let cut = watch::Sender::new(());
+        let (gateway, cuts) = (gateway.to_owned(), cut.clone());
+        tokio::spawn(async move {
+            while let Ok((mut browser, _)) = listener.accept().await {
+                let (gateway, mut cuts) = (gateway.clone(), cuts.subscribe());
+                tokio::spawn(async move {
+                    let mut gateway = TcpStream::connect(gateway).await.expect("the gateway");
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut browser, &mut gateway) => {}
+                        _ = cuts.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { url, cut }
+    }
+
+    /// All connections; new ones are made as before.
+    fn cut(&self) {
+        self.cut.send_replace(());
+    }
+}
+
+/// The answer to the question that the page has at first.
+async fn whole_answer(gateway: &Gateway) -> String {
+    let question = json!({ "role": "user", "content": "What is an event stream?" });
+    let body = json!({ "messages": [question], "delay_ms": 0 }).to_string();
+    let url = gateway.url("/v1/chat/completions");
+    let answer = client::post(&url, "application/json", body).await;
+    let answer = client::body(answer.expect("an answer")).await;
+    let answer: Value = serde_json::from_str(&answer.expect("its text")).expect("JSON");
+    let text = &answer["choices"][0]["message"]["content"];
+    text.as_str().expect("a text").to_owned()
+}
+
+/// Waits for the end of the answer: all of it, nothing twice, and generated once.
+async fn has_all_of(page: &Browser, reader: &str, answer: &str) {
+    page.text_that(&format!("{reader}-state"), |text| text == "finished")
+        .await;
+    assert_eq!(page.text(&format!("{reader}-text")).await, answer);
+    page.text_that(&format!("{reader}-calls"), |text| text == "1")
+        .await;
 }
 
 async fn publish(page: &Browser, data: &str) {

@@ -1,6 +1,6 @@
 //! The gateway as its users have it: a program with flags, spoken to over sockets.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "resume"))]
 
 mod programs;
 mod support;
@@ -46,9 +46,14 @@ fn help_teaches_flags_variables_and_the_demo() {
         "--heartbeat",
         "--drain-timeout",
         "--log",
+        "--resume",
+        "--resume-paths",
+        "--resume-grace",
+        "--on-loss",
         "GATEWAY_LISTEN",
         "127.0.0.1:8080",
         "curl -N",
+        "last-event-id: ts_",
         "SIGTERM",
     ] {
         assert!(text.contains(word), "no {word} in:\n{text}");

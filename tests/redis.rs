@@ -209,6 +209,50 @@ async fn who_stops_to_renew_is_lost_and_comes_back() {
     );
 }
 
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
+async fn who_reads_elsewhere_is_known_for_a_lease() {
+    let redis = Redis::start().await;
+    let lease = Duration::from_secs(20);
+    let (producer, reader) = (store(&redis).lease(lease), store(&redis).lease(lease));
+    let (read, unread) = (opened(&producer).await, opened(&producer).await);
+    producer.append(read, &events(1..=1), 0).await.unwrap();
+    for key in admin::<Vec<String>>(&redis, &["KEYS", "*"]).await {
+        admin::<()>(&redis, &["PERSIST", &key]).await;
+    }
+    let strange = new_stream();
+    let here = [unread, read, strange];
+    assert_eq!(producer.attend(&[], &here).await.unwrap(), []);
+    for _ in 0..2 {
+        let none = reader.attend(&[read, strange], &[unread]).await.unwrap();
+        assert_eq!(none, []);
+        assert_eq!(producer.attend(&[], &here).await.unwrap(), [read]);
+    }
+    let (key, both) = (read_key(read), [unread, read]);
+    assert_eq!(reader.attend(&[unread], &both).await.unwrap(), both);
+    let left: u64 = admin(&redis, &["PTTL", &key]).await;
+    assert!(left > 0 && left <= 20_000, "{left}");
+    admin::<()>(&redis, &["PEXPIRE", &key, "1"]).await;
+    eventually("the end of its lease", async || {
+        let told = producer.attend(&[], &both).await.unwrap();
+        (told == [unread]).then_some(())
+    })
+    .await;
+    // Nothing else has got another time to live.
+    for key in admin::<Vec<String>>(&redis, &["KEYS", "*"]).await {
+        let left: i64 = admin(&redis, &["PTTL", &key]).await;
+        assert_eq!(left < 0, !key.ends_with(":read"), "{key}: {left}");
+    }
+}
+
+#[tokio::test]
+async fn to_attend_nothing_takes_no_redis() {
+    let store = RedisStore::new("redis+unix:///nowhere").unwrap();
+    assert_eq!(store.attend(&[], &[]).await.unwrap(), []);
+    failed(store.attend(&[new_stream()], &[])).await;
+    failed(store.attend(&[], &[new_stream()])).await;
+}
+
 // === Waiting ===
 
 #[tokio::test]
@@ -376,16 +420,17 @@ async fn keys_have_the_prefix_and_an_end() {
     store.close(ended, 3, COMPLETE).await.unwrap();
     call_back_the_follower(&redis, &store, open).await;
     store.renew(&[open]).await.unwrap();
+    store.attend(&[open], &[ended]).await.unwrap();
 
     let keys: BTreeSet<String> = admin(&redis, &["KEYS", "*"]).await;
     for key in &keys {
         let left: i64 = admin(&redis, &["PTTL", key]).await;
         assert!(left > 0 && left <= 2000, "{key}: {left}");
     }
-    let (random, ours): (Vec<_>, Vec<_>) = keys
+    let (random, ours): (BTreeSet<_>, BTreeSet<_>) = keys
         .into_iter()
         .partition(|key| key.starts_with("mine:owner:") || key.starts_with("mine:wake:"));
-    let mut expected: Vec<_> = [open, ended]
+    let mut expected: BTreeSet<_> = [open, ended]
         .iter()
         .flat_map(|stream| {
             [
@@ -394,7 +439,7 @@ async fn keys_have_the_prefix_and_an_end() {
             ]
         })
         .collect();
-    expected.sort();
+    expected.insert(format!("mine:{{{open}}}:read"));
     assert_eq!(ours, expected);
     assert_eq!(random.len(), 2, "{random:?}");
     eventually("an empty Redis", async || {
@@ -473,7 +518,7 @@ async fn a_stream_that_redis_has_forgotten_is_opened_again_and_goes_on() {
         match store.append(stream, &events(4..=4), 0).await {
             Err(StoreError::Unknown) => Some(()),
             Err(StoreError::Failed(_)) => None,
-            Ok(()) => panic!("stored"),
+            answer => panic!("{answer:?}"),
         }
     })
     .await;
@@ -626,9 +671,9 @@ async fn a_full_redis_refuses_events_and_nothing_else() {
     store.open(stream, Bytes::new()).await.unwrap();
     store.append(stream, &events(1..=3), 0).await.unwrap();
     admin::<()>(&redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
-    failed(store.append(stream, &events(4..=4), 0)).await;
-    failed(store.close(stream, 3, COMPLETE)).await;
-    failed(store.open(new_stream(), Bytes::new())).await;
+    refused(store.append(stream, &events(4..=4), 0)).await;
+    refused(store.close(stream, 3, COMPLETE)).await;
+    refused(store.open(new_stream(), Bytes::new())).await;
     store.renew(&[stream]).await.unwrap();
     assert_eq!(
         store.read(stream, 0, 9).await.unwrap(),
@@ -642,6 +687,54 @@ async fn a_full_redis_refuses_events_and_nothing_else() {
     admin::<()>(&redis, &["CONFIG", "SET", "maxmemory", "0"]).await;
     store.append(stream, &events(4..=4), 0).await.unwrap();
     assert_eq!(patient(waiting).await.unwrap(), page(4..=4, Then::Running));
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
+async fn a_full_redis_goes_on_to_tell_who_reads() {
+    let redis = Redis::start_with(&["--maxmemory-policy", "noeviction"]).await;
+    let store = store(&redis);
+    let (read, new) = (opened(&store).await, opened(&store).await);
+    store.attend(&[read], &[]).await.unwrap();
+    let key = read_key(read);
+    admin::<()>(&redis, &["PEXPIRE", &key, "9000"]).await;
+    admin::<()>(&redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    let both = [read, new];
+    assert_eq!(store.attend(&both, &both).await.unwrap(), [read]);
+    let left: u64 = admin(&redis, &["PTTL", &key]).await;
+    assert!(left > 9000, "{left}");
+    admin::<()>(&redis, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(store.attend(&both, &both).await.unwrap(), both);
+    // Any other error is one.
+    for denied in ["-set", "-exists"] {
+        admin::<()>(&redis, &["ACL", "SETUSER", "default", "+@all", denied]).await;
+        failed(store.attend(&both, &both)).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server: run tests/run"]
+async fn an_event_that_is_too_large_is_refused_and_others_are_stored() {
+    let redis = Redis::start().await;
+    let store = patient_store(store(&redis));
+    let stream = opened(&store).await;
+    let large = |bytes| StoredEvent {
+        number: 2,
+        bytes: vec![0; bytes].into(),
+    };
+    store.append(stream, &events(1..=1), 0).await.unwrap();
+    refused(store.append(stream, &[large((512 << 20) + 1)], 0)).await;
+    admin::<()>(&redis, &["CONFIG", "SET", "proto-max-bulk-len", "1mb"]).await;
+    // Redis closes the connection, maybe before its answer is read.
+    let answer = patient(store.append(stream, &[large((1 << 20) + 1)], 0)).await;
+    let lost = matches!(answer, Err(StoreError::Refused(_) | StoreError::Failed(_)));
+    assert!(lost, "{answer:?}");
+    eventually("a connection", async || {
+        store.append(stream, &events(2..=2), 0).await.ok()
+    })
+    .await;
+    let all = page(1..=2, Then::Running);
+    assert_eq!(store.read(stream, 0, 9).await.unwrap(), all);
 }
 
 #[tokio::test]
@@ -744,6 +837,10 @@ async fn opened(store: &RedisStore) -> StreamId {
     stream
 }
 
+fn read_key(stream: StreamId) -> String {
+    format!("tower-sse:{{{stream}}}:read")
+}
+
 fn events(numbers: RangeInclusive<u64>) -> Vec<StoredEvent> {
     let event = |number| StoredEvent {
         number,
@@ -771,6 +868,11 @@ async fn failed<T: Debug + Unpin>(call: StoreFuture<'_, T>) {
     assert!(matches!(answer, Err(StoreError::Failed(_))), "{answer:?}");
 }
 
+async fn refused<T: Debug + Unpin>(call: StoreFuture<'_, T>) {
+    let answer = patient(call).await;
+    assert!(matches!(answer, Err(StoreError::Refused(_))), "{answer:?}");
+}
+
 async fn unknown<T: Debug + Unpin>(call: StoreFuture<'_, T>) {
     let answer = patient(call).await;
     assert!(matches!(answer, Err(StoreError::Unknown)), "{answer:?}");
@@ -781,6 +883,7 @@ async fn all_fail(store: &RedisStore, stream: StreamId) {
     failed(store.open(stream, Bytes::new())).await;
     failed(store.append(stream, &events(1..=1), 0)).await;
     failed(store.renew(&[stream])).await;
+    failed(store.attend(&[stream], &[stream])).await;
     failed(store.find(stream)).await;
     failed(store.read(stream, 0, 9)).await;
 }

@@ -10,26 +10,11 @@ use proptest::prelude::*;
 use support::{
     body::{End, Step, data, pause, paused, request},
     reference::{self, Event},
-    resume::{Answer, Fault, Faulty, Upstream, World, data_of},
+    resume::{Answer, Upstream, World, data_of, expected, numbers, seconds},
     streams::{NASTY, byte_by_byte, chunked, config, every_split, stream},
 };
 use tokio::time::{Instant, sleep};
 use tower_sse::{DrainLayer, LossPolicy, MemoryStore, ResumeLayer, SseLayer, resume::StreamId};
-
-/// `data: 1` to `data: n`, one a second.
-fn numbers(n: usize) -> Vec<Step> {
-    (1..=n)
-        .flat_map(|n| [pause(1.0), data(format!("data: {n}\n\n"))])
-        .collect()
-}
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-fn expected(from: usize, to: usize) -> Vec<String> {
-    (from..=to).map(|n| n.to_string()).collect()
-}
 
 // === what goes down ===
 
@@ -105,6 +90,31 @@ async fn lines_with_ids_are_for_those_who_ask() {
             .text();
         assert_eq!(text.contains("id: "), ids, "{method} {uri} {headers:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_comment_stays_a_line_though_its_blank_line_comes_late() {
+    let steps = [
+        data(": hi\n"),
+        pause(1.0),
+        data("\n"),
+        pause(1.0),
+        data("data: 1\n\n"),
+    ];
+    let answer = World::of(steps).listen("").await;
+    let stream = answer.stream();
+    let text = answer.record().await.text();
+    assert_eq!(text, format!(": hi\ndata: 1\nid: {stream}.1\n\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_byte_order_mark_that_is_none_stays_none_where_a_client_goes_on() {
+    let world = World::of([data("data: 1\n\n\u{feff}data: x\n\ndata: 2\n\n")]);
+    let answer = world.post("").await;
+    let stream = answer.stream();
+    assert_eq!(data_of(&answer.events().await), ["1", "2"]);
+    let again = world.post(&format!("{stream}.1")).await;
+    assert_eq!(data_of(&again.events().await), ["2"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -378,6 +388,23 @@ async fn what_is_lost_starts_anew_without_our_id_and_says_so() {
     assert_eq!(data_of(&answer.events().await), expected(1, 2));
 }
 
+#[tokio::test(start_paused = true)]
+async fn our_ids_in_the_query_do_not_reach_the_service() {
+    let layer = ResumeLayer::new(MemoryStore::new()).query("last");
+    let world = World::new(layer, Upstream::new(numbers(1)));
+    let unknown = format!("ts_{}", "0".repeat(32));
+    for (query, left) in [
+        (format!("last={unknown}.1"), None),
+        (format!("a=1&last={unknown}.1&b=%20"), Some("a=1&b=%20")),
+        (format!("a=1&sse-stream={unknown}"), Some("a=1")),
+    ] {
+        let calls = world.calls();
+        let answer = world.ask(request("GET", &format!("/?{query}"), &[])).await;
+        assert_eq!(answer.header("sse-resume"), "lost", "{query}");
+        assert_eq!(world.request(calls).uri().query(), left, "{query}");
+    }
+}
+
 // === what is none of our business ===
 
 #[tokio::test(start_paused = true)]
@@ -559,7 +586,6 @@ async fn a_body_that_fails_breaks_off_behind_its_last_event_now_and_later() {
 
 #[tokio::test]
 async fn a_body_that_panics_leaves_nobody_waiting() {
-    let upstream = Upstream::new([data("data: 1\n\n"), Step::Trailers(http::HeaderMap::new())]);
     let layer = ResumeLayer::new(MemoryStore::new());
     let handle = layer.handle();
     let panics = tower::service_fn(|_: http::Request<()>| async {
@@ -572,7 +598,6 @@ async fn a_body_that_panics_leaves_nobody_waiting() {
         let body = http_body_util::StreamBody::new(stream);
         Ok::<_, std::convert::Infallible>(support::body::response("text/event-stream", body))
     });
-    drop(upstream);
     let service = tower::Layer::layer(&layer, panics);
     let response = tower::ServiceExt::oneshot(service, request("GET", "/", &[])).await;
     let recording = support::body::record(response.unwrap().into_body()).await;
@@ -602,11 +627,12 @@ async fn upstream_is_read_no_further_than_somebody_can_take_it() {
     drop(answer);
     sleep(seconds(10)).await;
     let unread = layer.handle().stream(id).unwrap().events;
-    assert!((2000..2100).contains(&unread), "{unread}");
+    assert!((1000..1100).contains(&unread), "{unread}");
     // So nothing is lost for who comes back, whatever was produced meanwhile.
     let again = world.listen(&format!("{id}.0")).await;
+    assert_eq!(again.header("sse-resume"), "resumed");
     let seen = again.events().await;
-    assert_eq!(seen.len(), events);
+    assert_eq!((seen.len(), world.calls()), (events, 1));
     assert!(
         seen.iter()
             .enumerate()
@@ -667,181 +693,6 @@ async fn events_grow_old() {
     }
 }
 
-// === a store that fails ===
-
-#[tokio::test(start_paused = true)]
-async fn a_store_that_is_down_stops_nothing_and_gets_what_it_missed() {
-    for fault in [Fault::Down, Fault::Hung] {
-        let store = Faulty::new();
-        let layer = ResumeLayer::new(store.clone());
-        let world = World::new(layer.clone(), Upstream::new(numbers(20)));
-        let first = world.listen("").await;
-        let stream = first.stream();
-        let first = tokio::spawn(first.record());
-        sleep(Duration::from_millis(3500)).await;
-        store.set(fault);
-        sleep(seconds(5)).await;
-        // Here the stream runs, so who comes back needs no store.
-        let here = world.listen(&format!("{stream}.5")).await;
-        assert_eq!(here.header("sse-resume"), "resumed");
-        let here = tokio::spawn(here.events());
-        store.set(Fault::None);
-        let first = first.await.unwrap();
-        assert_eq!(
-            data_of(&reference::parse(&first.bytes()).events),
-            expected(1, 20)
-        );
-        // It waits for a store that does not answer once, not for each event.
-        let late = first
-            .frames
-            .iter()
-            .enumerate()
-            .map(|(n, (at, _))| *at - seconds(n as u64 + 1));
-        assert!(late.max().unwrap() <= seconds(1), "{first:?}");
-        assert_eq!(data_of(&here.await.unwrap()), expected(6, 20));
-        sleep(seconds(60)).await;
-        let again = world.listen(&format!("{stream}.0")).await;
-        assert_eq!(data_of(&again.events().await), expected(1, 20));
-        let stats = layer.handle().stats();
-        assert_eq!((stats.unstored, world.calls()), (0, 1));
-        assert!((1..30).contains(&stats.store_faults), "{stats:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_reader_waits_for_a_store_that_is_down_and_does_not_break() {
-    let store = Faulty::new();
-    let steps: Vec<_> = (1..=3000).map(|n| data(format!("data: {n}\n\n"))).collect();
-    let world = World::new(ResumeLayer::new(store.clone()), Upstream::new(steps));
-    let stream = world.post("").await.stream();
-    sleep(seconds(1)).await;
-    let again = world.post(&format!("{stream}.0")).await;
-    store.set(Fault::Down);
-    let again = tokio::spawn(again.record());
-    sleep(seconds(20)).await;
-    store.set(Fault::None);
-    let recording = again.await.unwrap();
-    assert_eq!(recording.end.1, End::Clean);
-    assert!(recording.end.0 >= seconds(20));
-    assert_eq!(
-        data_of(&reference::parse(&recording.bytes()).events),
-        expected(1, 3000)
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_its_store_a_stream_that_has_gone_is_lost() {
-    let store = Faulty::new();
-    let world = World::new(ResumeLayer::new(store.clone()), Upstream::new(numbers(2)));
-    let answer = world.post("").await;
-    let stream = answer.stream();
-    answer.events().await;
-    sleep(seconds(1)).await;
-    store.set(Fault::Hung);
-    let lost = world.post(&format!("{stream}.1")).await;
-    assert_eq!(lost.header("sse-resume"), "lost");
-    assert_eq!(data_of(&lost.events().await), expected(1, 2));
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_outage_that_was_too_long_is_a_loss_that_is_said() {
-    let store = Faulty::new();
-    let steps = (1..=5000).flat_map(|n| [data(format!("data: {n}\n\n")), pause(0.01)]);
-    let layer = ResumeLayer::new(store.clone());
-    let world = World::new(layer.clone(), Upstream::new(steps));
-    let first = world.post("").await;
-    let stream = first.stream();
-    let first = tokio::spawn(first.events());
-    sleep(seconds(5)).await;
-    store.set(Fault::Down);
-    sleep(seconds(30)).await;
-    store.set(Fault::None);
-    assert_eq!(first.await.unwrap().len(), 5000);
-    sleep(seconds(5)).await;
-    assert!(layer.handle().stats().unstored > 1000);
-    assert_eq!(
-        world
-            .post(&format!("{stream}.600"))
-            .await
-            .header("sse-resume"),
-        "lost"
-    );
-    let cut = world.post(&format!("{stream}.100")).await.record().await;
-    assert!(matches!(cut.end.1, End::Error(_)));
-    let events = reference::parse(&cut.bytes()).events;
-    assert_eq!(data_of(&events), expected(101, 100 + events.len()));
-    let end = world.post(&format!("{stream}.4900")).await;
-    assert_eq!(data_of(&end.events().await), expected(4901, 5000));
-}
-
-// === two machines ===
-
-#[tokio::test(start_paused = true)]
-async fn who_lands_on_another_machine_goes_on_while_the_producer_runs() {
-    let store = MemoryStore::new();
-    let machine = || {
-        let layer = ResumeLayer::new(store.clone());
-        World::new(layer, Upstream::new(numbers(30)))
-    };
-    let (a, b) = (machine(), machine());
-    let first = a.listen("").await;
-    let stream = first.stream();
-    first.record_for(5.5).await;
-    let mut readers = Vec::new();
-    for after in [5, 3, 0, 7] {
-        let answer = b.listen(&format!("{stream}.{after}")).await;
-        assert_eq!(answer.header("sse-resume"), "resumed");
-        readers.push((after, tokio::spawn(answer.events())));
-        sleep(seconds(2)).await;
-    }
-    for (after, events) in readers {
-        assert_eq!(
-            data_of(&events.await.unwrap()),
-            expected(after + 1, 30),
-            "{after}"
-        );
-    }
-    assert_eq!((a.calls(), b.calls()), (1, 0));
-    assert_eq!(
-        b.listen(&format!("{stream}.30")).await.status,
-        StatusCode::NO_CONTENT
-    );
-}
-
-#[test]
-fn a_producer_whose_process_died_is_told_within_its_lease() {
-    let store = MemoryStore::new();
-    let (stream, doomed) = {
-        let doomed = paused();
-        let store = store.clone();
-        let stream = doomed.block_on(async {
-            let world = World::new(ResumeLayer::new(store), Upstream::new(numbers(30)));
-            let first = world.listen("").await;
-            let stream = first.stream();
-            first.record_for(5.5).await;
-            stream
-        });
-        (stream, doomed)
-    };
-    paused().block_on(async {
-        // This runtime's clock has not seen the seconds of the other one.
-        sleep(seconds(6)).await;
-        let world = World::new(ResumeLayer::new(store), Upstream::new(numbers(30)));
-        let start = Instant::now();
-        let answer = world.listen(&format!("{stream}.2")).await;
-        let recording = answer.record().await;
-        assert_eq!(
-            data_of(&reference::parse(&recording.bytes()).events),
-            expected(3, 5)
-        );
-        assert!(matches!(recording.end.1, End::Error(_)));
-        assert!(start.elapsed() <= seconds(11), "{:?}", start.elapsed());
-        let again = world.listen(&format!("{stream}.5")).await;
-        assert_eq!(again.header("sse-resume"), "lost");
-    });
-    drop(doomed);
-}
-
 // === with the others ===
 
 #[tokio::test(start_paused = true)]
@@ -865,6 +716,22 @@ async fn a_drain_sends_readers_away_and_producers_finish() {
     handle.finish(seconds(60)).await;
     assert!(world.probe(0).polls() > 20);
     assert_eq!(handle.stats().abandoned, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_drain_refuses_does_not_run_on() {
+    let (drain_layer, drain) = DrainLayer::pair();
+    let resume = ResumeLayer::new(MemoryStore::new());
+    let handle = resume.handle();
+    let layer = SseLayer::new().drain(drain_layer).resume(resume);
+    let world = World::new(layer, Upstream::new(numbers(20)));
+    drain.start();
+    let refused = world.post("").await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.stream(), "");
+    drop(refused);
+    assert!(world.probe(0).dropped().is_some());
+    assert!(handle.streams().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ async fn clients_that_are_cut_anywhere_end_with_exactly_their_events() {
 /// Half an event at the end is no event, and nobody has to come back for it.
 #[tokio::test(start_paused = true)]
 async fn who_has_all_events_is_told_so_while_the_store_is_slow() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     let steps = [data("data: 1\n\n"), pause(1.0), data("data: 2")];
     let world = World::new(
         ResumeLayer::new(store.clone()),
@@ -62,7 +62,7 @@ async fn who_has_all_events_is_told_so_while_the_store_is_slow() {
 #[tokio::test(start_paused = true)]
 async fn who_comes_back_while_the_store_fails_for_a_moment_has_lost_nothing() {
     for fault in [Fault::Down, Fault::Hung] {
-        let store = Faulty::new();
+        let store = Faulty::default();
         let steps = [data("data: 1\n\ndata: 2\n\n")];
         let world = World::new(
             ResumeLayer::new(store.clone()),

@@ -96,7 +96,7 @@ fn numbers(store: &MemoryStore, stream: StreamId) -> Option<Vec<u64>> {
 }
 
 fn is_full(answer: &Result<(), StoreError>) -> bool {
-    matches!(answer, Err(StoreError::Failed(_)))
+    matches!(answer, Err(StoreError::Refused(_)))
 }
 
 // === what every store must do ===
@@ -403,8 +403,12 @@ async fn a_stream_is_kept_for_its_time_after_the_last_sign_of_life() {
         assert!(one(stream).is_some());
         // Who only reads does not keep it.
         assert!(now(store.find(stream)).is_ok_and(|about| about.is_some()));
+        let told = now(store.attend(&[stream], &[stream]));
+        assert_eq!(told.expect("an answer"), [stream]);
         advance(MILLISECOND).await;
         assert_eq!(one(stream), None);
+        let told = now(store.attend(&[stream], &[stream]));
+        assert_eq!(told.expect("an answer"), []);
         assert!(now(store.find(stream)).is_ok_and(|about| about.is_none()));
         let answer = now(store.append(stream, &events(2..=2), 0));
         assert!(matches!(answer, Err(StoreError::Unknown)));
@@ -543,12 +547,14 @@ fn those_who_wait_for_a_stream_are_woken_once_by_each_append() {
 fn refused<T>(answer: Result<T, StoreError>) -> Result<T, Refused> {
     answer.map_err(|error| match error {
         StoreError::Unknown => Refused::Unknown,
-        StoreError::Failed(_) => Refused::Full,
+        StoreError::Refused(_) => Refused::Full,
+        StoreError::Failed(error) => panic!("{error}"),
     })
 }
 
 /// What the store answers, where the model is as it was before the call.
 async fn answer(store: &MemoryStore, ids: &[StreamId], model: &Model, call: &Call) -> Answer {
+    let number = |stream| ids.iter().position(|id| id == stream);
     match call {
         Call::Open(n) => Answer::Done(refused(store.open(ids[*n], about(*n)).await)),
         Call::Append(n, batch) => {
@@ -562,6 +568,12 @@ async fn answer(store: &MemoryStore, ids: &[StreamId], model: &Model, call: &Cal
         Call::Renew(streams) => {
             let streams: Vec<_> = streams.iter().map(|n| ids[*n]).collect();
             Answer::Done(refused(store.renew(&streams).await))
+        }
+        Call::Attend(read, unread) => {
+            let [read, unread] = [read, unread].map(|streams| streams.iter().map(|n| ids[*n]));
+            let (read, unread): (Vec<_>, Vec<_>) = (read.collect(), unread.collect());
+            let told = store.attend(&read, &unread).await.expect("an answer");
+            Answer::Read(told.iter().filter_map(number).collect())
         }
         Call::Find(n) => Answer::Found(store.find(ids[*n]).await.expect("an answer")),
         Call::Read(n, after, limit) => {

@@ -1,7 +1,7 @@
 //! The gateway among servers that it does not know, and what three clients see through it that do
 //! not know it either: curl, Chromium's `EventSource` and a Rust library.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "resume"))]
 
 mod programs;
 mod support;

@@ -108,7 +108,7 @@ Then, with the demo:
 
 An answer that goes on where the connection was lost, here behind its event 5:
   curl -N -H 'accept: text/event-stream' http://127.0.0.1:8080/v1/completions
-  curl -N -H 'last-event-id: ts_....5' http://127.0.0.1:8080/v1/completions
+  curl -N -H 'last-event-id: ts_….5' http://127.0.0.1:8080/v1/completions
 
 A stop: SIGTERM or Ctrl-C drains, a second one leaves at once.";
 

@@ -30,6 +30,7 @@ use crate::{
     event_id::{EventIdLayer, EventIds},
     headers::{self, HeadersLayer},
     heartbeat::HeartbeatLayer,
+    late::Late,
     outbox::Outbox,
     trace::trace,
     wire::{Bom, Position, Scanner},
@@ -89,13 +90,17 @@ impl Concerns {
         if let Some(compression) = self.compression {
             compression.on_request(&mut request.headers, client);
         }
+        let late = self.drain.as_ref().is_some_and(DrainLayer::has_started);
+        if late {
+            request.extensions.insert(Late);
+        }
         Exchange {
             client,
             ids: self
                 .event_id
                 .as_ref()
                 .map(|layer| layer.on_request(request, client)),
-            late: self.drain.as_ref().is_some_and(DrainLayer::has_started),
+            late,
         }
     }
 

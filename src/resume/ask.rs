@@ -1,26 +1,29 @@
-use http::{HeaderName, HeaderValue, Method, request};
+use http::{HeaderName, HeaderValue, Method, Uri, request};
 
 use super::{Cursor, StreamId, layer::Settings};
 use crate::{
     client::Client,
     event_id::{LastEventId, last_event_id, parameter},
+    late::Late,
     wire::EventId,
 };
 
 /// What a request wants of this layer.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
-    pub(super) place: Place,
+    pub(super) want: Want,
     /// It wants `id:` lines.
     pub(super) ids: bool,
     /// Who asks.
     pub(super) principal: Vec<u8>,
     pub(super) client: Client,
+    /// Its response will be refused.
+    pub(super) late: bool,
 }
 
 /// Where in which stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Want {
     /// At the start of a new one.
     New,
     After(Cursor),
@@ -54,15 +57,16 @@ impl Ask {
         }
         let asks = said(request, &SSE_RESUME).is_some_and(|said| *said == *IDS);
         Some(Self {
-            place: Place::of(request, settings),
+            want: Want::of(request, settings),
             ids: client.bears_ids() && (asks || settings.ids.of(request)),
             principal: settings.principal.of(request),
             client,
+            late: request.extensions.get::<Late>().is_some(),
         })
     }
 }
 
-impl Place {
+impl Want {
     fn of(request: &request::Parts, settings: &Settings) -> Self {
         // An outer layer may have read it from its own query parameter.
         let known = request.extensions.get::<LastEventId>();
@@ -74,6 +78,15 @@ impl Place {
                 Cursor::parse(&id).map_or(Self::Nowhere, Self::After)
             }
             last => Self::in_stream(said(request, &SSE_STREAM), last),
+        }
+    }
+
+    /// The stream that it is about.
+    pub(super) fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::After(cursor) => Some(cursor.stream),
+            Self::AfterId(stream, _) => Some(*stream),
+            Self::New | Self::Nowhere => None,
         }
     }
 
@@ -115,8 +128,26 @@ fn said(request: &request::Parts, name: &HeaderName) -> Option<Box<[u8]>> {
 }
 
 /// Our id means nothing to the service.
-pub(super) fn strip(request: &mut request::Parts) {
+pub(super) fn strip(request: &mut request::Parts, settings: &Settings) {
     request.headers.remove("last-event-id");
     request.headers.remove(SSE_STREAM);
     request.extensions.remove::<LastEventId>();
+    let stream = SSE_STREAM;
+    let ours = [settings.query.as_deref(), Some(stream.as_str())];
+    if let Some(uri) = without(&request.uri, &ours) {
+        request.uri = uri;
+    }
+}
+
+/// The same without some query parameters; `None` if there is no query.
+fn without(uri: &Uri, names: &[Option<&str>]) -> Option<Uri> {
+    let name = |pair: &&str| !names.contains(&pair.split('=').next());
+    let kept: Vec<_> = uri.query()?.split('&').filter(name).collect();
+    let path = match kept.as_slice() {
+        [] => uri.path().to_owned(),
+        kept => format!("{}?{}", uri.path(), kept.join("&")),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path.parse().ok()?);
+    Uri::from_parts(parts).ok()
 }

@@ -88,11 +88,13 @@ impl Cutter {
         if self.scanner.position() != Position::Boundary {
             return None;
         }
-        if self.open.bytes.len() > PREFACE {
-            return self.open.spill(true);
-        }
-        let cut = self.open.show();
+        let cut = if self.open.bytes.len() > PREFACE {
+            self.open.spill(true)
+        } else {
+            self.open.show()
+        };
         self.open.shown = self.open.bytes.len();
+        self.open.contents.in_comments = self.scanner.is_in_comments();
         cut
     }
 
@@ -122,7 +124,8 @@ impl Open {
             contents: std::mem::take(&mut self.contents),
         };
         self.number += 1;
-        let event = (!continues).then_some(StoredEvent { number, bytes });
+        let whole = !continues && bytes.len() <= self.limit;
+        let event = whole.then_some(StoredEvent { number, bytes });
         Cut { piece, event }
     }
 

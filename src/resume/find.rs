@@ -3,17 +3,18 @@ use std::{mem, sync::Arc, time::Duration};
 use http::response;
 
 use super::{
-    Page, StoredEvent, StreamEnd, StreamId, Then,
+    Page, StreamEnd, StreamId, Then,
     about::{About, Principal},
-    ask::{Ask, Place},
+    ask::{Ask, Want},
     hub::Hub,
     live::{Seat, Standing},
+    piece::scanner_of,
     reader::{FIRST_PAGE, Reader},
     stats::Count,
 };
 use crate::{
     trace::trace,
-    wire::{EventId, Mark, Scanner},
+    wire::{EventId, Mark},
 };
 
 /// What is left of the stream that a client comes back to.
@@ -54,20 +55,15 @@ pub(super) async fn find(hub: Arc<Hub>, ask: Ask) -> Found {
 }
 
 async fn look(hub: Arc<Hub>, ask: Ask) -> Option<Found> {
-    let id = match &ask.place {
-        Place::After(cursor) => cursor.stream,
-        Place::AfterId(stream, _) => *stream,
-        Place::New | Place::Nowhere => return None,
-    };
-    let stream = Stream::find(hub, id, &ask.principal).await?;
-    match ask.place {
-        Place::After(cursor) => stream.go_on(cursor.number, ask.ids).await,
+    let stream = Stream::find(hub, ask.want.stream()?, &ask.principal).await?;
+    match ask.want {
         // A stream with ids of the service gets none of ours.
-        Place::AfterId(_, last) => {
+        Want::AfterId(_, last) => {
             let number = stream.number_of(&last).await?;
             stream.go_on(number, false).await
         }
-        Place::New | Place::Nowhere => None,
+        Want::After(cursor) => stream.go_on(cursor.number, ask.ids).await,
+        Want::New | Want::Nowhere => None,
     }
 }
 
@@ -95,6 +91,7 @@ impl Stream {
         match self.seat.as_ref().map(|seat| seat.standing(after)) {
             Some(Standing::Here) => Some(self.read(after, ids, None)),
             Some(Standing::Ended(end)) => self.over(StreamEnd::from(&end)),
+            Some(Standing::Ahead) => None,
             Some(Standing::Behind) | None => self.go_on_from_store(after, ids).await,
         }
     }
@@ -103,9 +100,11 @@ impl Stream {
         let store = &self.hub.store;
         let read = || store.read(self.id, after, FIRST_PAGE);
         let page = self.hub.ask_again(PATIENCE, read).await.ok()?;
+        let elsewhere = self.seat.as_ref().is_none_or(|seat| !seat.is_produced());
         match (page.events.first(), page.then) {
             (Some(event), _) if event.number == after + 1 => {}
-            (None, Then::Running) if self.seat.is_none() => {}
+            // Where it is produced here, what is missing will not come.
+            (None, Then::Running) if elsewhere => {}
             (None, Then::Ended { last, end }) if after >= last => return self.over(end),
             _ => return None,
         }
@@ -133,13 +132,21 @@ impl Stream {
 
     /// The last event up to which a client is whose last id is this one of the service's.
     async fn number_of(&self, id: &EventId) -> Option<u64> {
+        let here = self.seat.as_ref();
+        match here.and_then(|seat| seat.search(|piece| has_id(&piece.bytes, piece.number, id))) {
+            Some(number) => Some(number),
+            None => self.stored_number_of(id).await,
+        }
+    }
+
+    async fn stored_number_of(&self, id: &EventId) -> Option<u64> {
         let store = &self.hub.store;
         let (mut number, mut after) = (None, 0);
         loop {
             let read = || store.read(self.id, after, PAGE);
             let page = self.hub.ask_again(PATIENCE, read).await.ok()?;
             for event in &page.events {
-                number = has_id(event, id).or(number);
+                number = has_id(&event.bytes, event.number, id).or(number);
                 after = event.number;
             }
             if page.then != Then::More || page.events.is_empty() {
@@ -151,12 +158,12 @@ impl Stream {
 
 /// Up to which event a client is, at least, that has the id from this one. The id may stand in a
 /// block before the event, without data: then it may not have seen the event.
-fn has_id(event: &StoredEvent, id: &EventId) -> Option<u64> {
+fn has_id(bytes: &[u8], number: u64, id: &EventId) -> Option<u64> {
     let (mut last, mut found) = (false, None);
-    Scanner::new().scan(&event.bytes, |mark| match mark {
+    scanner_of(number).scan(bytes, |mark| match mark {
         Mark::Field(field) if field.name == b"id" => last = field.value == id.as_str().as_bytes(),
         Mark::BlockEnd(block) if mem::take(&mut last) => {
-            found = Some(event.number - u64::from(!block.data))
+            found = Some(number - u64::from(!block.data));
         }
         _ => {}
     });

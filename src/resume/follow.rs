@@ -9,9 +9,10 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Page, StoreError, Then,
-    hub::{Hold, PROBE},
+    hub::{Hold, RETRY},
     live::{LiveEnd, TAIL},
     piece::Piece,
+    stats::Count,
 };
 
 /// Shows the readers here a stream that is produced on another machine: one task per stream, however
@@ -70,26 +71,31 @@ impl Follower {
         let live = &self.hold.live;
         if live.poll_unread(cx).is_ready() {
             Poll::Ready(None)
-        } else if live.has_room(TAIL) {
-            Poll::Ready(Some(()))
-        } else {
+        } else if live.room(TAIL).is_over() {
             Poll::Pending
+        } else {
+            Poll::Ready(Some(()))
         }
     }
 
     async fn on_answer(&mut self, answer: Result<Page, StoreError>) -> Option<LiveEnd> {
         match answer {
+            Ok(page) if page.says_nothing() => self.on_fault().await,
             Ok(page) => {
                 self.failing = None;
                 self.on_page(page)
             }
             Err(StoreError::Unknown) => Some(LiveEnd::Broken(None)),
-            Err(StoreError::Failed(_)) => {
-                let since = *self.failing.get_or_insert_with(Instant::now);
-                sleep(PROBE).await;
-                (since.elapsed() > STORE_PATIENCE).then_some(LiveEnd::Broken(None))
-            }
+            Err(StoreError::Refused(_) | StoreError::Failed(_)) => self.on_fault().await,
         }
+    }
+
+    /// The readers wait for the store to be back, but not for ever.
+    async fn on_fault(&mut self) -> Option<LiveEnd> {
+        self.hold.hub.counters.add(Count::StoreFaults);
+        let since = *self.failing.get_or_insert_with(Instant::now);
+        sleep(RETRY).await;
+        (since.elapsed() > STORE_PATIENCE).then_some(LiveEnd::Broken(None))
     }
 
     fn on_page(&mut self, page: Page) -> Option<LiveEnd> {

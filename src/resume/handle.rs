@@ -42,7 +42,7 @@ impl Resume {
     #[must_use]
     pub fn streams(&self) -> Vec<ProducedStream> {
         let running = self.hub.list().into_iter();
-        let produced = running.filter(|(_, running)| running.produced);
+        let produced = running.filter(|(_, running)| running.live.is_produced());
         produced
             .map(|(id, run)| ProducedStream::of(id, &run))
             .collect()
@@ -51,33 +51,38 @@ impl Resume {
     /// One of them.
     #[must_use]
     pub fn stream(&self, id: StreamId) -> Option<ProducedStream> {
-        let running = self.hub.running(id).filter(|running| running.produced)?;
-        Some(ProducedStream::of(id, &running))
+        Some(ProducedStream::of(id, &self.produced(id)?))
     }
 
     /// Ends a stream: the service's body is dropped, its readers end behind its last event, and
-    /// whoever comes back gets 204. False if it is not produced here.
+    /// whoever comes back gets 204. False if it is not produced here, or not any more.
     ///
     /// The id in a request is the client's: whether it may stop that stream is yours to know.
     #[must_use]
     pub fn stop(&self, id: StreamId) -> bool {
-        let running = self.hub.running(id).filter(|running| running.produced);
-        running
-            .inspect(|running| running.live.stop(StreamEnd::Stopped))
-            .is_some()
+        self.produced(id)
+            .is_some_and(|running| running.live.stop(StreamEnd::Stopped))
     }
 
     /// For a shutdown: waits until nothing is produced any more, and stops what is left after
     /// `deadline`. It returns when the store knows their ends, or is not there to be told.
     ///
     /// Start the drain first: it sends the readers away, and with a store that other machines share
-    /// they go on there, while the producers finish here.
+    /// they go on there, while the producers finish here. A feed has no end: leave it to
+    /// [`when`](super::ResumeLayer::when), or it takes the whole deadline.
     pub async fn finish(&self, deadline: Duration) {
         if timeout(deadline, self.hub.idle()).await.is_err() {
-            self.hub.stop_all(StreamEnd::Abandoned);
+            for (_, running) in self.hub.list() {
+                running.live.stop(StreamEnd::Abandoned);
+            }
             // What is not told in this time, the lease will tell.
             let _ = timeout(LAST_WORDS, self.hub.idle()).await;
         }
+    }
+
+    fn produced(&self, id: StreamId) -> Option<Running> {
+        let running = self.hub.running(id)?;
+        running.live.is_produced().then_some(running)
     }
 
     /// What happened so far.

@@ -2,8 +2,8 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -14,8 +14,9 @@ use tokio::{
 };
 
 use super::{
-    ResumeStore, StoreError, StoreFuture, StreamEnd, StreamId,
+    ResumeStore, StoreError, StoreFuture, StreamId,
     about::About,
+    keeper::Keeper,
     live::{Live, LiveEnd, Seat},
     stats::{Count, Counters},
 };
@@ -25,18 +26,16 @@ use crate::trace::trace;
 pub(super) struct Hub {
     pub(super) store: Arc<dyn ResumeStore>,
     pub(super) counters: Counters,
-    streams: Mutex<Streams>,
-    /// The store did not do what it was asked.
+    streams: Mutex<HashMap<StreamId, Running>>,
+    /// The store did not take what it was given: others do not wait for it to do the same.
     down: AtomicBool,
+    /// Some producer has something that the store did not take.
+    behind: AtomicBool,
     /// A stream has gone.
     gone: Notify,
-}
-
-#[derive(Default)]
-struct Streams {
-    running: HashMap<StreamId, Running>,
-    /// A task renews the leases.
-    kept: bool,
+    /// There is a keeper.
+    kept: AtomicBool,
+    keeper_call: Arc<Notify>,
 }
 
 /// A stream that runs, and is read here.
@@ -45,8 +44,6 @@ pub(super) struct Running {
     pub(super) live: Arc<Live>,
     pub(super) about: Arc<About>,
     pub(super) since: Instant,
-    /// Its producer is here too.
-    pub(super) produced: bool,
 }
 
 /// The producer's or follower's hold on its stream: when it is dropped, the stream has gone.
@@ -59,8 +56,8 @@ pub(super) struct Hold {
 /// How long the store may take. A live stream waits for it once, and then goes on without.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often a store that is down is asked whether it is back.
-pub(super) const PROBE: Duration = Duration::from_millis(500);
+/// How often a store that fails is asked again.
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 
 impl Hub {
     pub(super) fn new(store: Arc<dyn ResumeStore>) -> Arc<Self> {
@@ -69,7 +66,10 @@ impl Hub {
             counters: Counters::default(),
             streams: Mutex::default(),
             down: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
             gone: Notify::new(),
+            kept: AtomicBool::new(false),
+            keeper_call: Arc::default(),
         })
     }
 
@@ -79,19 +79,24 @@ impl Hub {
     pub(super) async fn ask<T: Unpin>(&self, answer: StoreFuture<'_, T>) -> Result<T, StoreError> {
         let answer = timeout(PATIENCE, answer).await;
         let answer = answer.unwrap_or_else(|late| Err(StoreError::failed(late)));
-        match &answer {
-            Err(StoreError::Failed(error)) => {
-                self.counters.add(Count::StoreFaults);
-                if !self.down.swap(true, Relaxed) {
-                    trace!(warn, "the store of event streams is down", error = error);
-                }
-            }
-            Ok(_) | Err(StoreError::Unknown) => {
-                if self.down.swap(false, Relaxed) {
-                    trace!(info, "the store of event streams is back");
-                    self.wake_producers();
-                }
-            }
+        if let Err(error @ (StoreError::Failed(_) | StoreError::Refused(_))) = &answer {
+            trace!(debug, "store of event streams", error = error);
+            self.counters.add(Count::StoreFaults);
+        }
+        answer
+    }
+
+    /// The same for what a stream waits for. Reads tell nothing of whether writes work.
+    pub(super) async fn ask_to_write<T: Unpin>(
+        &self,
+        answer: StoreFuture<'_, T>,
+    ) -> Result<T, StoreError> {
+        let answer = self.ask(answer).await;
+        let fails = matches!(answer, Err(StoreError::Failed(_)));
+        if self.down.swap(fails, SeqCst) != fails {
+            trace!(warn, "the store of event streams", down = fails);
+            // It is asked again at once, it may have been a hiccup.
+            self.keeper_call.notify_one();
         }
         answer
     }
@@ -105,55 +110,58 @@ impl Hub {
         let give_up = Instant::now() + patience;
         loop {
             match self.ask(ask()).await {
-                Err(StoreError::Failed(_)) if Instant::now() < give_up => sleep(PROBE).await,
+                Err(StoreError::Failed(_)) if Instant::now() < give_up => sleep(RETRY).await,
                 answer => return answer,
             }
         }
     }
 
     pub(super) fn is_down(&self) -> bool {
-        self.down.load(Relaxed)
+        self.down.load(SeqCst)
     }
 
-    /// Renews the leases for as long as anything is produced here, and finds out when a store that
-    /// is down is back.
-    async fn keep(hub: Weak<Self>, lease: Duration) {
-        loop {
-            let down = hub.upgrade().is_some_and(|hub| hub.is_down());
-            sleep(if down { PROBE } else { lease / 3 }).await;
-            let Some(hub) = hub.upgrade() else { return };
-            let Some(streams) = hub.produced() else {
-                return;
-            };
-            // A fault is counted and traced where it was seen.
-            let _ = hub.ask(hub.store.renew(&streams)).await;
+    /// A producer waits for a store that works.
+    pub(super) fn fall_behind(&self) {
+        self.behind.store(true, SeqCst);
+    }
+
+    pub(super) fn wake_those_behind(&self) {
+        if self.behind.swap(false, SeqCst) {
+            for (_, running) in self.list() {
+                running.live.wake_producer();
+            }
         }
     }
 
-    /// The ids of what is produced here; with none, nobody keeps them any more.
-    fn produced(&self) -> Option<Vec<StreamId>> {
-        let mut streams = self.streams();
-        let produced = streams.running.iter().filter(|(_, run)| run.produced);
-        let produced: Vec<_> = produced.map(|(stream, _)| *stream).collect();
-        streams.kept = !produced.is_empty();
-        streams.kept.then_some(produced)
+    // === Its keeper ===
+
+    /// Whether there was none.
+    pub(super) fn claim_keeper(&self) -> bool {
+        !self.kept.load(SeqCst) && !self.kept.swap(true, SeqCst)
     }
 
-    fn wake_producers(&self) {
-        for (_, running) in self.list() {
-            running.live.wake_producer();
-        }
+    /// The keeper has found nothing to keep and wants to go. Who comes from now on calls another; who
+    /// came since it looked keeps this one, unless another is there by now.
+    pub(super) fn keep_on(&self) -> bool {
+        self.release_keeper();
+        !self.streams().is_empty() && self.claim_keeper()
+    }
+
+    pub(super) fn release_keeper(&self) {
+        self.kept.store(false, SeqCst);
+    }
+
+    pub(super) fn keeper_call(&self) -> Arc<Notify> {
+        self.keeper_call.clone()
     }
 
     // === The streams ===
 
     /// A stream that will be produced here, and its first reader.
     pub(super) fn begin(self: &Arc<Self>, stream: StreamId, about: Arc<About>) -> (Hold, Seat) {
-        let mut streams = self.streams();
-        if !std::mem::replace(&mut streams.kept, true) {
-            tokio::spawn(Self::keep(Arc::downgrade(self), self.store.lease()));
-        }
-        self.enter(streams, stream, about, Live::new(0), true)
+        let entered = self.enter(self.streams(), stream, about, Live::produced());
+        Keeper::ensure(self);
+        entered
     }
 
     /// A reader of a stream that runs elsewhere; with the hold, if nobody follows it so far.
@@ -164,67 +172,78 @@ impl Hub {
         after: u64,
     ) -> (Option<Hold>, Seat) {
         let streams = self.streams();
-        if let Some(running) = streams.running.get(&stream) {
+        if let Some(running) = streams.get(&stream) {
             return (None, running.live.join());
         }
-        let (hold, seat) = self.enter(streams, stream, about, Live::new(after), false);
+        let (hold, seat) = self.enter(streams, stream, about, Live::followed(after));
+        Keeper::ensure(self);
+        // Its producer may be about to give up.
+        self.keeper_call.notify_one();
         (Some(hold), seat)
     }
 
     fn enter(
         self: &Arc<Self>,
-        mut streams: MutexGuard<'_, Streams>,
+        mut streams: MutexGuard<'_, HashMap<StreamId, Running>>,
         stream: StreamId,
         about: Arc<About>,
         live: Arc<Live>,
-        produced: bool,
     ) -> (Hold, Seat) {
         let seat = live.join();
         let running = Running {
             live: live.clone(),
             about,
             since: Instant::now(),
-            produced,
         };
-        streams.running.insert(stream, running);
+        streams.insert(stream, running);
         let hub = self.clone();
         (Hold { hub, stream, live }, seat)
     }
 
     /// A reader of a stream that runs, or is followed, here.
     pub(super) fn join(&self, stream: StreamId) -> Option<Seat> {
-        let streams = self.streams();
-        Some(streams.running.get(&stream)?.live.join())
+        Some(self.streams().get(&stream)?.live.join())
+    }
+
+    pub(super) fn running(&self, stream: StreamId) -> Option<Running> {
+        self.streams().get(&stream).cloned()
+    }
+
+    pub(super) fn live(&self, stream: StreamId) -> Option<Arc<Live>> {
+        Some(self.streams().get(&stream)?.live.clone())
     }
 
     pub(super) fn list(&self) -> Vec<(StreamId, Running)> {
         let streams = self.streams();
-        let running = streams.running.iter();
-        running.map(|(id, run)| (*id, run.clone())).collect()
+        streams.iter().map(|(id, run)| (*id, run.clone())).collect()
     }
 
-    pub(super) fn running(&self, stream: StreamId) -> Option<Running> {
-        self.streams().running.get(&stream).cloned()
+    pub(super) fn each(&self, mut see: impl FnMut(StreamId, &Live)) {
+        for (stream, running) in self.streams().iter() {
+            see(*stream, &running.live);
+        }
     }
 
     /// Waits until nothing is produced here.
     pub(super) async fn idle(&self) {
         loop {
             let gone = self.gone.notified();
-            if !self.list().iter().any(|(_, running)| running.produced) {
+            let some = self.streams().values().any(|run| run.live.is_produced());
+            if !some {
                 return;
             }
             gone.await;
         }
     }
 
-    pub(super) fn stop_all(&self, end: StreamEnd) {
-        for (_, running) in self.list() {
-            running.live.stop(end);
-        }
+    /// Only that one: another may run under the same id by now.
+    fn remove(&self, streams: &mut HashMap<StreamId, Running>, hold: &Hold) -> Option<Running> {
+        let running = streams.get(&hold.stream)?;
+        let same = Arc::ptr_eq(&running.live, &hold.live);
+        same.then(|| streams.remove(&hold.stream)).flatten()
     }
 
-    fn streams(&self) -> MutexGuard<'_, Streams> {
+    fn streams(&self) -> MutexGuard<'_, HashMap<StreamId, Running>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -234,20 +253,11 @@ impl Hold {
     pub(super) fn release_unread(&self) -> bool {
         let mut streams = self.hub.streams();
         let unread = self.live.readers() == 0;
-        if unread {
-            streams.remove(self.stream, &self.live);
-        }
+        let removed = unread.then(|| self.hub.remove(&mut streams, self));
+        // No lock is held where a stream is dropped.
+        drop(streams);
+        drop(removed);
         unread
-    }
-}
-
-impl Streams {
-    /// Only that one: another may run under the same id by now.
-    fn remove(&mut self, stream: StreamId, live: &Arc<Live>) {
-        let running = self.running.get(&stream);
-        if running.is_some_and(|running| Arc::ptr_eq(&running.live, live)) {
-            self.running.remove(&stream);
-        }
     }
 }
 
@@ -255,7 +265,8 @@ impl Drop for Hold {
     fn drop(&mut self) {
         // Has an effect only where the task died of a panic, in the service's body say.
         self.live.finish(LiveEnd::Broken(None));
-        self.hub.streams().remove(self.stream, &self.live);
+        let removed = self.hub.remove(&mut self.hub.streams(), self);
+        drop(removed);
         self.hub.gone.notify_waiters();
     }
 }
@@ -264,7 +275,7 @@ impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub")
             .field("store", &self.store)
-            .field("streams", &self.streams().running.len())
+            .field("streams", &self.streams().len())
             .field("down", &self.is_down())
             .finish_non_exhaustive()
     }

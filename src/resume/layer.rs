@@ -12,8 +12,9 @@ use crate::{client::Client, judge::Judge};
 /// land on another machine, and the service is called once.
 ///
 /// The response says the stream's id in `sse-stream`. An event's id is that text, a dot and the
-/// event's number, and a request with such a `Last-Event-ID`, whatever its method, is answered from
-/// the store, strictly behind that event, and then live.
+/// event's number, and a request with such a `Last-Event-ID`, of any method but `HEAD`, is answered
+/// from the store, strictly behind that event, and then live. The service and what is inside of this
+/// layer do not see it: authentication belongs outside.
 ///
 /// - A browser's `EventSource` gets `id:` lines and needs nothing else. So does whoever asks for them
 ///   with `sse-resume: ids`, as a header or in the query. Ids of the service are left alone, and
@@ -96,7 +97,7 @@ impl ResumeLayer {
             settings: Settings {
                 grace: Duration::from_secs(30),
                 log: Bounds {
-                    pieces: 10_000,
+                    count: 10_000,
                     bytes: 1024 * 1024,
                 },
                 max_age: Duration::from_secs(60 * 60),
@@ -118,6 +119,9 @@ impl ResumeLayer {
 
     /// How long the service's body is read on after its last reader has left; then it is dropped.
     /// Default: 30 seconds. Zero ends it with its reader.
+    ///
+    /// A reader on another machine counts from its first word in the store on, which is looked for
+    /// three times in the store's lease; so the grace should not be shorter than a third of that.
     pub fn grace(mut self, time: Duration) -> Self {
         self.settings.grace = time;
         self
@@ -125,10 +129,10 @@ impl ResumeLayer {
 
     /// How many events of a stream are kept, the newest. Default: 10,000.
     ///
-    /// While nobody reads, upstream is read no further than what nobody has seen fits into this and
-    /// into [`max_bytes`](Self::max_bytes).
-    pub fn max_events(mut self, events: u64) -> Self {
-        self.settings.log.pieces = events.max(1);
+    /// While nobody reads, upstream is read no further than what nobody has seen fits into half of
+    /// this, and of [`max_bytes`](Self::max_bytes); the other half is for what was on its way.
+    pub fn max_events(mut self, events: usize) -> Self {
+        self.settings.log.count = events.max(1);
         self
     }
 
@@ -139,8 +143,8 @@ impl ResumeLayer {
         self
     }
 
-    /// How old the events of a stream that runs may become. Default: one hour. How long a stream is
-    /// kept after its end is the store's to say.
+    /// How old the events of a stream that runs may become; they go when the next one comes. Default:
+    /// one hour. How long a stream is kept after its end is the store's to say.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.settings.max_age = age;
         self

@@ -20,6 +20,8 @@ pub(super) struct Log {
     /// What the store has not acknowledged, as far as it is worth holding.
     pending: VecDeque<StoredEvent>,
     pending_bytes: usize,
+    /// After a fault, until when the store is left alone, and for how long that was.
+    rest: Option<(Instant, Duration)>,
     kept: Kept,
 }
 
@@ -41,6 +43,11 @@ struct Event {
     at: Instant,
 }
 
+/// How long a store is left alone that works, but not for this stream.
+const RESTS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(20));
+
+const NOTHING: Bounds = Bounds { count: 0, bytes: 0 };
+
 impl Log {
     pub(super) fn new(
         hub: Arc<Hub>,
@@ -56,6 +63,7 @@ impl Log {
             opened: false,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            rest: None,
             kept: Kept {
                 events: VecDeque::new(),
                 bytes: 0,
@@ -66,10 +74,16 @@ impl Log {
         }
     }
 
-    /// Whether there is something that a store that works would take.
+    /// Whether there is something to be stored, and the store would take it now, for all we know.
     pub(super) fn is_behind(&self) -> bool {
-        let complete = self.opened && self.pending.is_empty();
-        !(complete || self.hub.is_down())
+        if self.opened && self.pending.is_empty() {
+            return false;
+        }
+        let rests = self.rests();
+        if rests {
+            self.hub.fall_behind();
+        }
+        !rests
     }
 
     /// Adds the event to what the store is to get.
@@ -82,70 +96,91 @@ impl Log {
     /// Brings the store up to date. It has all events when this returns; but when it is down, the
     /// stream goes on without it.
     pub(super) async fn store(&mut self) {
-        if self.hub.is_down() {
-            return self.forget_over(TAIL);
-        }
-        match self.try_store().await {
-            Ok(()) => {}
-            Err(StoreError::Failed(_)) => self.forget_over(TAIL),
-            // It does not want the stream: what was just opened is gone again.
-            Err(StoreError::Unknown) => self.forget_over(Bounds {
-                pieces: 0,
-                bytes: 0,
-            }),
+        if self.rests() || self.try_store().await.is_err() {
+            self.forget_over(TAIL);
         }
     }
 
     /// Says how the stream ended. False if the store is down.
     pub(super) async fn close(&mut self, last: u64, end: StreamEnd) -> bool {
-        if self.hub.is_down() || self.try_store().await.is_err() {
+        if self.rests() || self.try_store().await.is_err() {
             return false;
         }
         let store = &self.hub.store;
-        let closed = self.hub.ask(store.close(self.stream, last, end)).await;
-        closed.is_ok()
+        let closed = store.close(self.stream, last, end);
+        self.hub.ask_to_write(closed).await.is_ok()
+    }
+
+    /// The store is left alone: for all streams while it is down, and for this one while it fails for
+    /// this one.
+    fn rests(&self) -> bool {
+        let rests = |(until, _)| Instant::now() < until;
+        self.hub.is_down() || self.rest.is_some_and(rests)
     }
 
     async fn try_store(&mut self) -> Result<(), StoreError> {
+        let start = Instant::now();
+        let outcome = match self.open_and_append().await {
+            // It has lost the stream, or all of them, and begins anew.
+            Err(StoreError::Unknown) => {
+                self.opened = false;
+                self.open_and_append().await
+            }
+            outcome => outcome,
+        };
+        match &outcome {
+            Ok(()) => self.rest = None,
+            Err(StoreError::Failed(_)) => self.begin_rest(start.elapsed()),
+            // To ask again would be to hear the same again.
+            Err(StoreError::Refused(_) | StoreError::Unknown) => self.forget_over(NOTHING),
+        }
+        outcome
+    }
+
+    /// The second fault in a row came although the store works for others: if it is one that takes
+    /// long, a time-out, it must not come often, since the stream waits for it.
+    fn begin_rest(&mut self, took: Duration) {
+        let again = |(_, time): (_, Duration)| (2 * time).max(20 * took).min(RESTS.1);
+        let time = self.rest.map_or(RESTS.0, again);
+        self.rest = Some((Instant::now() + time, time));
+        self.hub.fall_behind();
+    }
+
+    async fn open_and_append(&mut self) -> Result<(), StoreError> {
         if !self.opened {
             self.open().await?;
         }
-        match self.append().await {
-            // It has lost the stream, or all of them, and begins anew.
-            Err(StoreError::Unknown) => {
-                self.open().await?;
-                self.append().await
-            }
-            answer => answer,
+        while !self.pending.is_empty() {
+            self.append().await?;
         }
+        Ok(())
     }
 
     async fn open(&mut self) -> Result<(), StoreError> {
-        let store = &self.hub.store;
-        let answer = self.hub.ask(store.open(self.stream, self.about.encode()));
-        answer.await?;
+        let opened = self.hub.store.open(self.stream, self.about.encode());
+        self.hub.ask_to_write(opened).await?;
         self.opened = true;
         Ok(())
     }
 
+    /// The first events, as far as their numbers follow each other.
     async fn append(&mut self) -> Result<(), StoreError> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
         let events = self.pending.make_contiguous();
+        let run = events.chunk_by(|a, b| a.number + 1 == b.number).next();
+        let run = run.unwrap_or_default();
         let store = &self.hub.store;
-        let answer = self
-            .hub
-            .ask(store.append(self.stream, events, self.kept.from));
-        answer.await?;
-        self.pending.clear();
-        self.pending_bytes = 0;
+        let appended = store.append(self.stream, run, self.kept.from);
+        self.hub.ask_to_write(appended).await?;
+        let count = run.len();
+        for event in self.pending.drain(..count) {
+            self.pending_bytes -= event.bytes.len();
+        }
         Ok(())
     }
 
     /// A store that was down for a moment gets what it missed; one that was down for long does not.
     fn forget_over(&mut self, bounds: Bounds) {
-        while (self.pending_bytes > bounds.bytes || self.pending.len() as u64 > bounds.pieces)
+        while (self.pending_bytes > bounds.bytes || self.pending.len() > bounds.count)
             && let Some(event) = self.pending.pop_front()
         {
             self.pending_bytes -= event.bytes.len();
@@ -160,7 +195,7 @@ impl Kept {
         self.bytes += bytes;
         self.events.push_back(Event { number, bytes, at });
         while let Some(oldest) = self.events.front()
-            && (self.events.len() as u64 > self.bounds.pieces
+            && (self.events.len() > self.bounds.count
                 || self.bytes > self.bounds.bytes
                 || at - oldest.at > self.max_age)
         {

@@ -68,6 +68,7 @@ mod follow;
 mod handle;
 mod hub;
 mod id;
+mod keeper;
 mod layer;
 mod live;
 mod log;

@@ -33,15 +33,17 @@ pub(super) enum Place {
 pub(super) struct Contents {
     /// An id of the upstream.
     pub(super) id: bool,
-    /// A block that is only a comment.
+    /// A block that is only a comment, or the end of one.
     pub(super) comment_block: bool,
+    /// It begins behind comments of such a block.
+    pub(super) in_comments: bool,
 }
 
 impl Piece {
     /// A stored event, as a piece.
     pub(super) fn of(event: StoredEvent) -> Self {
         let mut contents = Contents::default();
-        Scanner::new().scan(&event.bytes, |mark| contents.on_mark(&mark));
+        scanner_of(event.number).scan(&event.bytes, |mark| contents.on_mark(&mark));
         Self {
             bytes: event.bytes,
             number: event.number,
@@ -68,7 +70,11 @@ impl Piece {
     fn write_comments(&self, bytes: &Bytes, outbox: &mut Outbox) {
         let mut from = 0;
         if self.contents.comment_block && !self.continues {
-            Scanner::new().scan(bytes, |mark| {
+            let mut scanner = scanner_of(self.number);
+            if self.contents.in_comments {
+                scanner.scan(b":\n", |_| ());
+            }
+            scanner.scan(bytes, |mark| {
                 if let Mark::BlockEnd(block) = mark
                     && is_comment(&block)
                 {
@@ -92,6 +98,15 @@ impl Contents {
             Mark::LineFeed => {}
         }
     }
+}
+
+/// For the bytes of an event: only at the start of the stream is a byte order mark none of them.
+pub(super) fn scanner_of(number: u64) -> Scanner {
+    let mut scanner = Scanner::new();
+    if number > 1 {
+        scanner.skip_start();
+    }
+    scanner
 }
 
 fn is_comment(block: &BlockEnd) -> bool {

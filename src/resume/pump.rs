@@ -14,9 +14,10 @@ use super::{
     StreamEnd,
     about::About,
     cut::{Cut, Cutter},
-    hub::{Hold, PROBE},
+    hub::Hold,
+    keeper::Keeper,
     layer::Settings,
-    live::LiveEnd,
+    live::{Bounds, LiveEnd},
     log::Log,
     piece::Place,
     stats::Count,
@@ -39,6 +40,8 @@ pub(super) struct Pump<B> {
 enum Turn {
     /// There are new pieces, or the store wants old ones.
     Store,
+    /// Nobody has read it for too long.
+    Unread,
     End(LiveEnd),
 }
 
@@ -47,6 +50,9 @@ const FRAMES_PER_TURN: usize = 64;
 
 /// How many bytes of them, about.
 const BYTES_PER_TURN: usize = 32 * 1024;
+
+/// How often the end of a stream is tried to be told to a store that is down.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// How long the end of a stream waits for a store that is down.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -71,26 +77,31 @@ where
 
     pub(super) async fn run(mut self) {
         loop {
-            let turn = poll_fn(|cx| self.poll_turn(cx)).await;
-            if let Turn::End(end) = turn {
-                return self.end(end).await;
+            match poll_fn(|cx| self.poll_turn(cx)).await {
+                Turn::Store => self.pass_on().await,
+                // From here on it is not to be found, so nobody comes too late.
+                Turn::Unread if self.hold.release_unread() => {
+                    return self.end(LiveEnd::Abandoned).await;
+                }
+                Turn::Unread => {}
+                Turn::End(end) => return self.end(end).await,
             }
-            self.pass_on().await;
         }
     }
 
     /// Control before upstream, which may always be ready.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
-        if let Poll::Ready(end) = self.poll_stop(cx) {
-            return Poll::Ready(Turn::End(end));
+        if let Poll::Ready(turn) = self.poll_stop(cx) {
+            return Poll::Ready(turn);
         }
         if self.log.is_behind() {
             return Poll::Ready(Turn::Store);
         }
-        if !self.hold.live.has_room(self.settings.log) {
+        let room = self.hold.live.room(self.settings.log);
+        if room.is_over() {
             return Poll::Pending;
         }
-        match self.poll_upstream(cx) {
+        match self.poll_upstream(room, cx) {
             Poll::Ready(Some(end)) => return Poll::Ready(Turn::End(end)),
             // No event has ended so far: the others first.
             Poll::Ready(None) if self.cuts.is_empty() => cx.waker().wake_by_ref(),
@@ -105,24 +116,23 @@ where
     }
 
     /// Ready when somebody stops it, or nobody has read it for too long.
-    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<LiveEnd> {
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         let live = &self.hold.live;
         if let Poll::Ready(end) = live.poll_stop(cx) {
-            return Poll::Ready(end.into());
+            return Poll::Ready(Turn::End(end.into()));
         }
-        let Some(left) = live.left() else {
-            return Poll::Pending;
-        };
-        let Some(deadline) = left.checked_add(self.settings.grace) else {
-            return Poll::Pending;
-        };
-        self.timer
-            .poll_until(deadline, cx)
-            .map(|()| StreamEnd::Abandoned.into())
+        let deadline = live
+            .left()
+            .and_then(|left| left.checked_add(self.settings.grace));
+        match deadline {
+            Some(deadline) => self.timer.poll_until(deadline, cx).map(|()| Turn::Unread),
+            None => Poll::Pending,
+        }
     }
 
-    /// Takes what is there now. Ready with the end, or when there may be more.
-    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<LiveEnd>> {
+    /// Takes what is there now, as far as there is room. Ready with the end, or when there may be
+    /// more.
+    fn poll_upstream(&mut self, room: Bounds, cx: &mut Context<'_>) -> Poll<Option<LiveEnd>> {
         let mut bytes = 0;
         for _ in 0..FRAMES_PER_TURN {
             let Some(body) = &mut self.body else {
@@ -132,17 +142,15 @@ where
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => bytes += self.cut(data),
                     Err(frame) => {
-                        let trailers = frame.into_trailers().ok();
-                        return Poll::Ready(Some(LiveEnd::Complete(trailers)));
+                        if let Ok(trailers) = frame.into_trailers() {
+                            return Poll::Ready(Some(LiveEnd::Complete(Some(trailers))));
+                        }
                     }
                 },
-                Some(Err(error)) => {
-                    let error = Arc::new(error.into());
-                    return Poll::Ready(Some(LiveEnd::Broken(Some(error))));
-                }
+                Some(Err(error)) => return Poll::Ready(Some(LiveEnd::failed(error.into()))),
                 None => return Poll::Ready(Some(LiveEnd::Complete(None))),
             }
-            if bytes >= BYTES_PER_TURN {
+            if bytes >= BYTES_PER_TURN.min(room.bytes) || self.cuts.len() >= room.count {
                 break;
             }
         }
@@ -162,6 +170,7 @@ where
 
     /// First the store has the events, then the readers: whoever holds an id can come back with it.
     async fn pass_on(&mut self) {
+        Keeper::ensure(&self.hold.hub);
         let mut pieces = Vec::with_capacity(self.cuts.len());
         for Cut { piece, event } in self.cuts.drain(..) {
             match event {
@@ -201,32 +210,10 @@ where
         let give_up = Instant::now() + self.settings.grace.min(LONGEST_WAIT);
         let last = self.cutter.last();
         while !self.log.close(last, end).await {
-            if self.hold.live.is_stopped() || Instant::now() >= give_up {
+            if Instant::now() >= give_up {
                 return;
             }
-            sleep(PROBE).await;
-        }
-    }
-}
-
-impl From<StreamEnd> for LiveEnd {
-    fn from(end: StreamEnd) -> Self {
-        match end {
-            StreamEnd::Complete => Self::Complete(None),
-            StreamEnd::Stopped => Self::Stopped,
-            StreamEnd::Failed => Self::Broken(None),
-            StreamEnd::Abandoned => Self::Abandoned,
-        }
-    }
-}
-
-impl From<&LiveEnd> for StreamEnd {
-    fn from(end: &LiveEnd) -> Self {
-        match end {
-            LiveEnd::Complete(_) => Self::Complete,
-            LiveEnd::Stopped => Self::Stopped,
-            LiveEnd::Broken(_) => Self::Failed,
-            LiveEnd::Abandoned => Self::Abandoned,
+            sleep(RETRY).await;
         }
     }
 }

@@ -2,23 +2,24 @@ use std::{
     error::Error,
     fmt, mem,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::Frame;
+use tokio::time::sleep;
 
 use super::{
     IdLines, Page, StoredEvent, StreamId, Then,
     about::About,
     follow::{Follower, STORE_PATIENCE},
-    hub::Hub,
+    hub::{Hub, RETRY},
     live::{LiveEnd, Reading, Seat, Spot},
     piece::Piece,
     stats::Count,
 };
-use crate::{error::BoxError, outbox::Outbox, slot::PollFrame};
+use crate::{error::BoxError, outbox::Outbox, slot::PollFrame, wire::BOM};
 
 /// The body of a client that reads a stream: from the store, page by page, and then live.
 pub(super) struct Reader {
@@ -34,12 +35,15 @@ pub(super) struct Reader {
     /// What a turn has read; kept for its allocation.
     pieces: Vec<Piece>,
     outbox: Outbox,
+    /// The client has had something.
+    begun: bool,
     limit: usize,
 }
 
 enum Source {
     Live,
-    Store(Paging),
+    /// Never locked: it makes the body `Sync`.
+    Store(Mutex<Paging>),
     End(LiveEnd),
     Done,
 }
@@ -84,6 +88,7 @@ impl Reader {
             ids: ids.then(|| IdLines::of(stream)),
             pieces: Vec::new(),
             outbox: Outbox::default(),
+            begun: false,
             limit: FIRST_PAGE,
         }
     }
@@ -96,6 +101,7 @@ impl Reader {
             match &mut self.source {
                 Source::Live => ready!(self.poll_live(cx)),
                 Source::Store(paging) => {
+                    let paging = paging.get_mut().unwrap_or_else(PoisonError::into_inner);
                     let page = ready!(paging.as_mut().poll(cx));
                     self.on_page(page);
                 }
@@ -114,7 +120,7 @@ impl Reader {
 
     fn poll_live(&mut self, cx: &Context<'_>) -> Poll<()> {
         let Some(seat) = &self.seat else {
-            self.source = Source::Store(self.page());
+            self.source = self.page(false);
             return Poll::Ready(());
         };
         let (spot, pieces) = (&mut self.spot, &mut self.pieces);
@@ -127,21 +133,27 @@ impl Reader {
                 self.pieces = pieces;
             }
             Reading::Behind if self.spot.is_torn() => self.break_off(),
-            Reading::Behind => self.source = Source::Store(self.page()),
+            Reading::Behind => self.source = self.page(false),
             Reading::Ended(end) => self.source = Source::End(end),
         }
         Poll::Ready(())
     }
 
     /// Asks the store for what comes next, and asks again while it is down: its faults are no reason
-    /// to break a connection.
-    fn page(&self) -> Paging {
+    /// to break a connection. If it `waits`, until there is something.
+    fn page(&self, waits: bool) -> Source {
         let (hub, stream, limit) = (self.hub.clone(), self.stream, self.limit);
         let after = self.spot.number;
-        Box::pin(async move {
+        Source::Store(Mutex::new(Box::pin(async move {
+            if waits {
+                match hub.store.next(stream, after, limit).await {
+                    Ok(page) => return Some(page),
+                    Err(_) => sleep(RETRY).await,
+                }
+            }
             let read = || hub.store.read(stream, after, limit);
             hub.ask_again(STORE_PATIENCE, read).await.ok()
-        })
+        })))
     }
 
     pub(super) fn on_page(&mut self, page: Option<Page>) {
@@ -150,7 +162,7 @@ impl Reader {
             return self.break_off();
         };
         self.limit = next_limit(&events);
-        let empty = events.is_empty();
+        let some = !events.is_empty();
         for event in events {
             if event.number != self.spot.number + 1 {
                 return self.break_off();
@@ -158,14 +170,18 @@ impl Reader {
             self.spot.turn_to(event.number);
             self.write(&Piece::of(event));
         }
-        match then {
-            Then::Ended { last, end } if self.spot.number >= last => {
+        let produced_here = self.seat.as_ref().map(Seat::is_produced);
+        match (then, produced_here) {
+            (Then::Ended { last, end }, _) if self.spot.number >= last => {
                 self.source = Source::End(end.into());
             }
-            Then::Running if self.seat.is_none() => self.follow(),
-            Then::More | Then::Running if !empty => {}
+            (Then::Running, None) => self.follow(),
+            // The live end knows better than the store.
+            (Then::More, _) | (Then::Running | Then::Lost, Some(_)) if some => {}
+            // Somebody else is further on, who had more than the store.
+            (Then::Running, Some(false)) => self.source = self.page(true),
             // What the live end says is missing is not in the store either.
-            Then::More | Then::Running | Then::Ended { .. } | Then::Lost => self.break_off(),
+            (Then::More | Then::Running | Then::Ended { .. } | Then::Lost, _) => self.break_off(),
         }
     }
 
@@ -180,6 +196,11 @@ impl Reader {
     }
 
     fn write(&mut self, piece: &Piece) {
+        if !mem::replace(&mut self.begun, true) && piece.number > 1 && piece.bytes.starts_with(BOM)
+        {
+            // Not at the start of the stream it is a part of a name; the client takes off the first.
+            self.outbox.push(Bytes::from_static(BOM));
+        }
         if piece.contents.id {
             self.ids = None;
         }

@@ -14,7 +14,7 @@ use tower_service::Service;
 use super::{
     ResumeBody, StreamId,
     about::{About, Principal},
-    ask::{Ask, COMPLETE, LOST, Place, RESUMED, SSE_RESUME, SSE_STREAM, strip},
+    ask::{Ask, COMPLETE, LOST, RESUMED, SSE_RESUME, SSE_STREAM, Want, strip},
     find::{Found, find},
     hub::Hub,
     layer::{LossPolicy, ResumeLayer, Settings},
@@ -97,7 +97,8 @@ where
         let ask = Ask::of(&head, &self.shared.settings);
         let request = Request::from_parts(head, body);
         let state = match ask {
-            Some(ask) if ask.place != Place::New => {
+            // The store is asked, and for that there must be time.
+            Some(ask) if ask.want != Want::New && Handle::try_current().is_ok() => {
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
                 State::Looking {
@@ -137,7 +138,7 @@ where
                         return Poll::Ready(Ok(response));
                     }
                     let (mut head, body) = request.into_parts();
-                    strip(&mut head);
+                    strip(&mut head, &this.shared.settings);
                     this.state.set(State::Calling {
                         response: service.call(Request::from_parts(head, body)),
                         ask: Some(ask),
@@ -201,7 +202,9 @@ impl Shared {
     {
         let (mut head, body) = response.into_parts();
         let stream = ask.filter(|ask| {
-            head.status.is_success()
+            // What is refused must not run on without a reader.
+            !ask.late
+                && head.status.is_success()
                 && EventStream::of(&head, ask.client) == Some(EventStream::Plain)
         });
         let (Some(ask), Some(id)) = (stream, new_id()) else {

@@ -13,13 +13,13 @@ pub struct ResumeStats {
     /// Requests that found their stream gone, or not theirs, and met the
     /// [`LossPolicy`](super::LossPolicy).
     pub lost: u64,
-    /// Readers whose connection was broken off, since what comes next is not there any more.
+    /// Readers whose connection was broken off, since what comes next is not in the store any more.
     pub broken_off: u64,
-    /// Streams that were ended because nobody read them.
+    /// Streams that were ended before their time: nobody read them, or the process was shut down.
     pub abandoned: u64,
-    /// Events that the store does not have: it was down, or the event was too large.
+    /// Events that were given up for the store: it was down for too long, or they were too large.
     pub unstored: u64,
-    /// Calls that the store failed.
+    /// Calls that the store failed or refused.
     pub store_faults: u64,
 }
 

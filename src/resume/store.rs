@@ -28,7 +28,8 @@ use crate::error::BoxError;
 ///   where the store failed, or has dropped old events; the layer sees that, the store need not.
 /// - A call may fail, be dropped half done, or be repeated: every write must bear to be repeated.
 /// - The layer bounds the time of every call but [`next`](Self::next) by itself, and goes on without
-///   the store while it is down.
+///   the store while it is down. What a store that works does not take, because it is full say, it
+///   refuses by [`StoreError::Refused`].
 /// - Nothing stays for ever: a stream that was neither appended to nor renewed for the store's own
 ///   time of keeping is gone.
 ///
@@ -62,6 +63,19 @@ pub trait ResumeStore: fmt::Debug + Send + Sync + 'static {
     /// per [`lease`](Self::lease), for all streams that this process produces; those that are not
     /// there are passed over.
     fn renew<'a>(&'a self, streams: &'a [StreamId]) -> StoreFuture<'a, ()>;
+
+    /// Somebody reads the streams in `read` here, which are produced elsewhere; and tells which of
+    /// those in `unread`, which are produced here, somebody reads elsewhere: said so within the last
+    /// [`lease`](Self::lease), on any machine.
+    ///
+    /// So a producer without a reader learns that it has one on another machine. Called as often as
+    /// [`renew`](Self::renew), and when the first reader of a stream comes. Streams that are not there
+    /// are passed over.
+    fn attend<'a>(
+        &'a self,
+        read: &'a [StreamId],
+        unread: &'a [StreamId],
+    ) -> StoreFuture<'a, Vec<StreamId>>;
 
     /// How long a producer may go without [`renew`](Self::renew) before its readers are told
     /// [`Then::Lost`].
@@ -139,7 +153,9 @@ pub struct UnknownStreamEnd(());
 pub enum StoreError {
     /// There is no such stream, or not any more.
     Unknown,
-    /// The store is down, slow, full or broken.
+    /// The store works, and does not take what it was given: it is too large, or the store is full.
+    Refused(BoxError),
+    /// The store is down, slow or broken.
     Failed(BoxError),
 }
 
@@ -175,6 +191,14 @@ impl<S: ResumeStore + ?Sized> ResumeStore for Arc<S> {
         (**self).renew(streams)
     }
 
+    fn attend<'a>(
+        &'a self,
+        read: &'a [StreamId],
+        unread: &'a [StreamId],
+    ) -> StoreFuture<'a, Vec<StreamId>> {
+        (**self).attend(read, unread)
+    }
+
     fn lease(&self) -> Duration {
         (**self).lease()
     }
@@ -189,6 +213,13 @@ impl<S: ResumeStore + ?Sized> ResumeStore for Arc<S> {
 
     fn next(&self, stream: StreamId, after: u64, limit: usize) -> StoreFuture<'_, Page> {
         (**self).next(stream, after, limit)
+    }
+}
+
+impl Page {
+    /// Neither an event nor an end.
+    pub(super) fn says_nothing(&self) -> bool {
+        self.events.is_empty() && matches!(self.then, Then::More | Then::Running)
     }
 }
 
@@ -259,9 +290,14 @@ impl fmt::Display for UnknownStreamEnd {
 impl Error for UnknownStreamEnd {}
 
 impl StoreError {
-    /// The store is down, slow, full or broken, and this is how.
+    /// The store is down, slow or broken, and this is how.
     pub fn failed(error: impl Into<BoxError>) -> Self {
         Self::Failed(error.into())
+    }
+
+    /// The store works, and does not take what it was given, for this reason.
+    pub fn refused(reason: impl Into<BoxError>) -> Self {
+        Self::Refused(reason.into())
     }
 }
 
@@ -269,6 +305,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => f.write_str("no such stream in the store"),
+            Self::Refused(_) => f.write_str("store refused what it was given"),
             Self::Failed(_) => f.write_str("store failed"),
         }
     }
@@ -278,7 +315,7 @@ impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Unknown => None,
-            Self::Failed(error) => Some(error.as_ref()),
+            Self::Refused(error) | Self::Failed(error) => Some(error.as_ref()),
         }
     }
 }

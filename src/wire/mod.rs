@@ -55,4 +55,6 @@ mod scanner;
 pub(crate) use bom::Bom;
 pub use encode::{Comment, InvalidComment, LineEnd, comment_line, id_line, retry_line};
 pub use event_id::{EventId, InvalidEventId};
+#[cfg(feature = "resume")]
+pub(crate) use scanner::BOM;
 pub use scanner::{BlockEnd, Field, Mark, Position, Scanner};

@@ -106,7 +106,7 @@ const SKIM_WINDOW: usize = 64;
 /// padding that some servers begin with.
 const WIDE_WINDOW: usize = 4096;
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 impl Scanner {
     /// A scanner at the start of a stream.
@@ -132,6 +132,12 @@ impl Scanner {
     /// A boundary, or one as soon as it is known whether the last CR gets an LF.
     pub(crate) fn is_between_events(&self) -> bool {
         self.line.is_empty() && !self.block.fields
+    }
+
+    /// Inside of a block that has only comments so far.
+    #[cfg(feature = "resume")]
+    pub(crate) fn is_in_comments(&self) -> bool {
+        self.block.comments && !self.block.fields
     }
 
     /// How the last line ended; LF before the first.

@@ -86,12 +86,9 @@ fn binary() -> &'static PathBuf {
             ])
             .arg("--target-dir")
             .arg(profile.parent().expect("target"))
-            // tests/run says which features it tests, so that nothing is built twice.
-            .args(
-                env::var("TEST_FEATURES")
-                    .iter()
-                    .flat_map(|flags| flags.split_whitespace()),
-            )
+            // those of this test: the gateway knows what the test wants of it, and is built once
+            .args(["--no-default-features", "--features"])
+            .arg(features())
             .output()
             .expect("cargo");
         assert!(
@@ -101,4 +98,16 @@ fn binary() -> &'static PathBuf {
         );
         profile.join("examples/gateway")
     })
+}
+
+fn features() -> String {
+    let features = [
+        ("resume", cfg!(feature = "resume")),
+        ("redis", cfg!(feature = "redis")),
+        ("test-util", cfg!(feature = "test-util")),
+        ("tracing", cfg!(feature = "tracing")),
+    ];
+    let features = features.iter().filter(|(_, on)| *on);
+    let names: Vec<_> = features.map(|(name, _)| *name).collect();
+    names.join(",")
 }

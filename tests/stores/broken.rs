@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::timeout;
 use tower_sse::resume::{
     MemoryStore, Page, ResumeStore, StoreError, StoreFuture, StoredEvent, StreamEnd, StreamId, Then,
 };
@@ -33,6 +34,7 @@ pub(crate) enum Fault {
     OpensByItself,
     StoresText,
     RefusesGaps,
+    ClosesGaps,
     StoresAThousand,
     LosesOverlap,
     DropsOneMore,
@@ -54,11 +56,22 @@ pub(crate) enum Fault {
     NextHearsNoEnd,
     NextWaitsForAny,
     NextTellsOne,
+    NextGivesUp,
+    NextPromises,
     NextMustNotBeDropped,
     // in the lease
     NeverLost,
     LosesSilently,
     NeverRenews,
+    // in who reads
+    AttendTellsNobody,
+    AttendTellsOfAll,
+    AttendTellsOfUnknown,
+    AttendListensOrTells,
+    AttendRemembers,
+    AttendForgets,
+    AttendHearsOnce,
+    AttendRenews,
 }
 
 use Fault::*;
@@ -77,17 +90,22 @@ const AT_ONCE: &str = "next answers at once what is there";
 const EVENT: &str = "next waits for an event";
 const END: &str = "next waits for an end";
 const AHEAD: &str = "next waits for events over its number";
+const QUIET: &str = "next waits as long as there is nothing to tell";
 const DROPPED: &str = "a next that is dropped takes nothing with it";
 const CROWD: &str = "every reader of every stream sees each event once, in order";
 const LEASE: &str = "a producer that does not renew is lost, and only that";
+const ATTEND: &str = "attend tells which streams somebody reads";
+const AGAIN: &str = "attend tells of those who said so within a lease";
+const LOST: &str = "attend renews nothing";
 
 impl Fault {
     /// Each with a rule that it breaks, maybe among others.
-    pub(crate) const ALL: [(Self, &'static str); 27] = [
+    pub(crate) const ALL: [(Self, &'static str); 38] = [
         (ForgetsAbout, FOUND),
         (OpensByItself, UNKNOWN),
         (StoresText, BYTES),
         (RefusesGaps, GAPS),
+        (ClosesGaps, GAPS),
         (StoresAThousand, MANY),
         (LosesOverlap, REPEATED),
         (DropsOneMore, KEPT),
@@ -107,10 +125,20 @@ impl Fault {
         (NextHearsNoEnd, END),
         (NextWaitsForAny, AHEAD),
         (NextTellsOne, CROWD),
+        (NextGivesUp, QUIET),
+        (NextPromises, QUIET),
         (NextMustNotBeDropped, DROPPED),
         (NeverLost, LEASE),
         (LosesSilently, LEASE),
         (NeverRenews, LEASE),
+        (AttendTellsNobody, ATTEND),
+        (AttendTellsOfAll, ATTEND),
+        (AttendTellsOfUnknown, UNKNOWN),
+        (AttendListensOrTells, ATTEND),
+        (AttendRemembers, AGAIN),
+        (AttendForgets, AGAIN),
+        (AttendHearsOnce, AGAIN),
+        (AttendRenews, LOST),
     ];
 }
 
@@ -141,11 +169,16 @@ impl Broken {
         let store = &self.store;
         let first = events.first().map_or(0, |event| event.number);
         let last = events.last().map_or(0, |event| event.number);
-        let events = self.stored(events);
+        let mut events = self.stored(events);
         if self.fault == OpensByItself {
             store.open(stream, Bytes::new()).await?;
         }
         let newest = newest(&store.read(stream, 0, usize::MAX).await?);
+        if self.fault == ClosesGaps && first > newest {
+            for (event, number) in events.iter_mut().zip(newest + 1..) {
+                event.number = number;
+            }
+        }
         let keep_from = match self.fault {
             RefusesGaps if first > newest + 1 => return Err(StoreError::failed("a gap")),
             LosesOverlap if first <= newest => return Ok(()),
@@ -223,9 +256,62 @@ impl Broken {
         if self.fault == NextMustNotBeDropped && self.dropped.load(SeqCst) {
             pending().await
         }
-        let page = self.store.next(stream, after, limit).await;
+        let next = self.store.next(stream, after, limit);
+        let page = match self.gives_up_with() {
+            Some(then) => timeout(Duration::from_secs(1), next)
+                .await
+                .unwrap_or(Ok(Page {
+                    events: vec![],
+                    then,
+                })),
+            None => next.await,
+        };
         guard.0 = None;
         page
+    }
+
+    fn gives_up_with(&self) -> Option<Then> {
+        match self.fault {
+            NextGivesUp => Some(Then::Running),
+            NextPromises => Some(Then::More),
+            _ => None,
+        }
+    }
+
+    async fn attend(
+        &self,
+        read: &[StreamId],
+        unread: &[StreamId],
+    ) -> Result<Vec<StreamId>, StoreError> {
+        let store = self.store.clone();
+        match self.fault {
+            AttendTellsNobody => store.attend(read, &[]).await,
+            AttendTellsOfAll => Ok(unread.to_vec()),
+            AttendTellsOfUnknown => {
+                let mut told = store.attend(read, unread).await?;
+                for stream in unread {
+                    told.extend(store.find(*stream).await?.is_none().then_some(stream));
+                }
+                Ok(told)
+            }
+            AttendListensOrTells if !read.is_empty() => store.attend(read, &[]).await,
+            AttendRemembers => store.lease(Duration::MAX).attend(read, unread).await,
+            AttendForgets => {
+                let lease = Duration::from_secs(1);
+                store.lease(lease).attend(read, unread).await
+            }
+            AttendHearsOnce => {
+                let mut new = read.to_vec();
+                let known = store.attend(&[], read).await?;
+                new.retain(|stream| !known.contains(stream));
+                store.attend(&new, unread).await
+            }
+            AttendRenews => {
+                store.renew(read).await?;
+                store.attend(read, unread).await
+            }
+            _ => store.attend(read, unread).await,
+        }
     }
 
     /// Whether nobody was told of these events.
@@ -281,6 +367,14 @@ impl ResumeStore for Broken {
             NeverRenews => StoreFuture::ready(Ok(())),
             _ => self.store.renew(streams),
         }
+    }
+
+    fn attend<'a>(
+        &'a self,
+        read: &'a [StreamId],
+        unread: &'a [StreamId],
+    ) -> StoreFuture<'a, Vec<StreamId>> {
+        StoreFuture::new(self.attend(read, unread))
     }
 
     fn lease(&self) -> Duration {

@@ -14,6 +14,7 @@ pub(crate) enum Call {
     Append(usize, Batch),
     Close(usize, StreamEnd),
     Renew(Vec<usize>),
+    Attend(Vec<usize>, Vec<usize>),
     Find(usize),
     Read(usize, u64, usize),
     Wait(Duration),
@@ -36,6 +37,7 @@ pub(crate) struct Batch {
 pub(crate) enum Answer {
     Done(Result<(), Refused>),
     Found(Option<Bytes>),
+    Read(Vec<usize>),
     Page(Result<Page, Refused>),
 }
 
@@ -64,6 +66,7 @@ struct Stream {
     newest: u64,
     end: Option<(u64, StreamEnd)>,
     heard: Instant,
+    read: Option<Instant>,
     /// Since when it has ended, or held events.
     since: u64,
 }
@@ -105,6 +108,7 @@ pub(crate) fn calls(waits: bool) -> impl Strategy<Value = Vec<Call>> {
         8 => append,
         1 => (stream.clone(), select(ends.to_vec())).prop_map(|(stream, end)| Call::Close(stream, end)),
         1 => vec(stream.clone(), 0..3).prop_map(Call::Renew),
+        2 => (vec(stream.clone(), 0..3), vec(stream.clone(), 0..5)).prop_map(|(read, unread)| Call::Attend(read, unread)),
         1 => stream.clone().prop_map(Call::Find),
         4 => (stream, 0..20_u64, 0..8_usize).prop_map(|(stream, after, limit)| Call::Read(stream, after, limit)),
         if waits { 4 } else { 0 } => wait,
@@ -134,6 +138,7 @@ impl Model {
             }
             Call::Close(stream, end) => Answer::Done(self.close(*stream, *end)),
             Call::Renew(streams) => Answer::Done(self.renew(streams)),
+            Call::Attend(read, unread) => Answer::Read(self.attend(read, unread)),
             Call::Find(stream) => Answer::Found(self.find(*stream)),
             Call::Read(stream, after, limit) => Answer::Page(self.read(*stream, *after, *limit)),
             Call::Wait(_) => Answer::Done(Ok(())),
@@ -162,6 +167,7 @@ impl Model {
             newest: 0,
             end: None,
             heard: Instant::now(),
+            read: None,
             since: 0,
         };
         self.streams.insert(stream, new);
@@ -218,6 +224,21 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    fn attend(&mut self, read: &[usize], unread: &[usize]) -> Vec<usize> {
+        for stream in read {
+            if let Ok(stream) = self.stream(*stream) {
+                stream.read = Some(Instant::now());
+            }
+        }
+        let lease = self.lease;
+        let mut told = unread.to_vec();
+        told.retain(|stream| {
+            let read = self.stream(*stream).ok().and_then(|stream| stream.read);
+            read.is_some_and(|read| read.elapsed() < lease)
+        });
+        told
     }
 
     fn find(&mut self, stream: usize) -> Option<Bytes> {

@@ -3,10 +3,7 @@
 use std::{
     convert::Infallible,
     future::ready,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -20,7 +17,10 @@ use tower_sse::{
 };
 
 use super::{
-    body::{AnyBody, End, Probe, Recording, Step, boxed, record, record_for, request, script},
+    body::{
+        AnyBody, End, Probe, Recording, Step, boxed, data, pause, record, record_for, request,
+        script,
+    },
     reference::{self, Event},
 };
 
@@ -180,61 +180,87 @@ impl Answer {
     }
 }
 
+/// `data: 1` to `data: n`, one a second.
+pub(crate) fn numbers(n: usize) -> Vec<Step> {
+    (1..=n)
+        .flat_map(|n| [pause(1.0), data(format!("data: {n}\n\n"))])
+        .collect()
+}
+
+pub(crate) fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(crate) fn expected(from: usize, to: usize) -> Vec<String> {
+    (from..=to).map(|n| n.to_string()).collect()
+}
+
 pub(crate) fn data_of(events: &[Event]) -> Vec<&str> {
     events.iter().map(|event| event.data.as_str()).collect()
 }
 
 // === a store that fails when it is told to ===
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Faulty {
     pub(crate) store: MemoryStore,
-    state: Arc<AtomicU8>,
-    calls: Arc<AtomicUsize>,
+    fault: Arc<Mutex<Fault>>,
+    seen: Arc<Mutex<Seen>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Fault {
+    #[default]
     None,
     /// Every call fails.
     Down,
     /// No call is ever answered.
     Hung,
+    /// Appends alone are never answered.
+    HungAppends,
+}
+
+/// What it was asked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) renewals: usize,
+    /// The numbers of each append.
+    pub(crate) appends: Vec<Vec<u64>>,
 }
 
 impl Faulty {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn of(store: MemoryStore) -> Self {
         Self {
-            store: MemoryStore::new(),
-            state: Arc::default(),
-            calls: Arc::default(),
+            store,
+            ..Self::default()
         }
     }
 
     pub(crate) fn set(&self, fault: Fault) {
-        self.state.store(fault as u8, Relaxed);
+        *self.fault.lock().unwrap() = fault;
     }
 
-    /// How often it was asked for anything.
-    pub(crate) fn calls(&self) -> usize {
-        self.calls.load(Relaxed)
+    pub(crate) fn seen(&self) -> Seen {
+        self.seen.lock().unwrap().clone()
     }
 
-    fn ask<'a, T: Send + Unpin + 'a>(&'a self, answer: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
-        self.calls.fetch_add(1, Relaxed);
-        match self.state.load(Relaxed) {
-            state if state == Fault::Down as u8 => {
-                StoreFuture::ready(Err(StoreError::failed("down")))
-            }
-            state if state == Fault::Hung as u8 => StoreFuture::new(std::future::pending()),
-            _ => answer,
+    /// The answer is made only where there is one: a store that is down has not stored anything.
+    fn ask<'a, T: Send + 'a>(
+        &'a self,
+        answer: impl FnOnce() -> StoreFuture<'a, T>,
+    ) -> StoreFuture<'a, T> {
+        let fault = *self.fault.lock().unwrap();
+        match fault {
+            Fault::None | Fault::HungAppends => answer(),
+            Fault::Down => StoreFuture::ready(Err(StoreError::failed("down"))),
+            Fault::Hung => StoreFuture::new(std::future::pending()),
         }
     }
 }
 
 impl ResumeStore for Faulty {
     fn open(&self, stream: StreamId, about: Bytes) -> StoreFuture<'_, ()> {
-        self.ask(self.store.open(stream, about))
+        self.ask(|| self.store.open(stream, about))
     }
 
     fn append<'a>(
@@ -243,24 +269,29 @@ impl ResumeStore for Faulty {
         events: &'a [StoredEvent],
         keep_from: u64,
     ) -> StoreFuture<'a, ()> {
-        // A store that is down has not stored anything.
-        if self.state.load(Relaxed) == Fault::None as u8 {
-            self.ask(self.store.append(stream, events, keep_from))
-        } else {
-            self.ask(StoreFuture::ready(Ok(())))
+        if *self.fault.lock().unwrap() == Fault::HungAppends {
+            return StoreFuture::new(std::future::pending());
         }
+        let numbers = events.iter().map(|event| event.number);
+        self.seen.lock().unwrap().appends.push(numbers.collect());
+        self.ask(|| self.store.append(stream, events, keep_from))
     }
 
     fn close(&self, stream: StreamId, last: u64, end: StreamEnd) -> StoreFuture<'_, ()> {
-        if self.state.load(Relaxed) == Fault::None as u8 {
-            self.ask(self.store.close(stream, last, end))
-        } else {
-            self.ask(StoreFuture::ready(Ok(())))
-        }
+        self.ask(|| self.store.close(stream, last, end))
     }
 
     fn renew<'a>(&'a self, streams: &'a [StreamId]) -> StoreFuture<'a, ()> {
-        self.ask(self.store.renew(streams))
+        self.seen.lock().unwrap().renewals += 1;
+        self.ask(|| self.store.renew(streams))
+    }
+
+    fn attend<'a>(
+        &'a self,
+        read: &'a [StreamId],
+        unread: &'a [StreamId],
+    ) -> StoreFuture<'a, Vec<StreamId>> {
+        self.ask(|| self.store.attend(read, unread))
     }
 
     fn lease(&self) -> Duration {
@@ -268,14 +299,14 @@ impl ResumeStore for Faulty {
     }
 
     fn find(&self, stream: StreamId) -> StoreFuture<'_, Option<Bytes>> {
-        self.ask(self.store.find(stream))
+        self.ask(|| self.store.find(stream))
     }
 
     fn read(&self, stream: StreamId, after: u64, limit: usize) -> StoreFuture<'_, Page> {
-        self.ask(self.store.read(stream, after, limit))
+        self.ask(|| self.store.read(stream, after, limit))
     }
 
     fn next(&self, stream: StreamId, after: u64, limit: usize) -> StoreFuture<'_, Page> {
-        self.ask(self.store.next(stream, after, limit))
+        self.ask(|| self.store.next(stream, after, limit))
     }
 }

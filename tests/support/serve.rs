@@ -439,12 +439,17 @@ impl Connection {
 impl Reader {
     /// Reads until all that was read ends with this.
     pub(crate) async fn until(&mut self, last: &str) {
-        while !self.read.ends_with(last.as_bytes()) {
-            let so_far = String::from_utf8_lossy(&self.read).into_owned();
-            let frame = soon(&format!("{last:?} after {so_far:?}"), self.body.frame()).await;
-            let frame = frame.unwrap_or_else(|| panic!("an end instead of {last:?}: {so_far:?}"));
-            self.take(frame.expect("bytes"));
-        }
+        // One patience for all: heartbeats come for ever.
+        soon(&format!("{last:?}"), async {
+            while !self.read.ends_with(last.as_bytes()) {
+                let frame = self.body.frame().await;
+                let so_far = String::from_utf8_lossy(&self.read);
+                let frame =
+                    frame.unwrap_or_else(|| panic!("an end instead of {last:?}: {so_far:?}"));
+                self.take(frame.expect("bytes"));
+            }
+        })
+        .await;
     }
 
     /// Reads what is left.

@@ -56,16 +56,11 @@ pub(crate) async fn start() -> io::Result<Authority> {
 
 fn router() -> Router {
     Router::new()
-        .route("/", page(include_str!("../page.html"), "text/html"))
-        .route("/page.css", page(include_str!("../page.css"), "text/css"))
-        .route(
-            "/page.js",
-            page(include_str!("../page.js"), "text/javascript"),
-        )
         .route("/sse", get(topic::subscribe).post(topic::publish))
         .with_state(topic::Topic::default())
         .route("/training", get(training::run))
         .merge(answers())
+        .merge(pages())
         .route("/ws", any(echo))
         .fallback((StatusCode::NOT_FOUND, NOT_FOUND))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -76,15 +71,38 @@ fn answers() -> Router {
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", get(completions::complete))
         .route("/v1/calls", get(model::calls))
-        .with_state(model::Calls::default())
+        .with_state(model::Calls::new())
 }
 
-fn page<S>(text: &'static str, media_type: &'static str) -> axum::routing::MethodRouter<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
-    let content_type = format!("{media_type}; charset=utf-8");
-    get(move || async move { ([(CONTENT_TYPE, content_type)], text) })
+fn pages() -> Router {
+    let pages = [
+        ("/", "text/html", include_str!("../page/page.html")),
+        ("/page.css", "text/css", include_str!("../page/page.css")),
+        (
+            "/page.js",
+            "text/javascript",
+            include_str!("../page/page.js"),
+        ),
+        (
+            "/answers.js",
+            "text/javascript",
+            include_str!("../page/answers.js"),
+        ),
+        (
+            "/streams.js",
+            "text/javascript",
+            include_str!("../page/streams.js"),
+        ),
+    ];
+    pages
+        .into_iter()
+        .fold(Router::new(), |router, (path, kind, text)| {
+            let content_type = format!("{kind}; charset=utf-8");
+            router.route(
+                path,
+                get(move || async move { ([(CONTENT_TYPE, content_type)], text) }),
+            )
+        })
 }
 
 /// What a WebSocket does instead: two ways, frames of its own, no ids, no resume.

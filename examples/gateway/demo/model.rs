@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{Json, extract::State};
@@ -15,11 +15,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// How often an answer was begun, by the endpoint that was asked for it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Calls(Arc<Counts>);
 
-#[derive(Default)]
 struct Counts {
+    /// When the counting began: a platform that was restarted begins at zero.
+    since: Duration,
     chat: AtomicU64,
     completions: AtomicU64,
 }
@@ -48,6 +49,15 @@ const ANSWER: &str = "No model runs here, but the stream is real: this text come
     way takes the silence for the end.";
 
 impl Calls {
+    pub(super) fn new() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self(Arc::new(Counts {
+            since: since.unwrap_or_default(),
+            chat: AtomicU64::new(0),
+            completions: AtomicU64::new(0),
+        }))
+    }
+
     pub(super) fn chat(&self) {
         self.0.chat.fetch_add(1, Relaxed);
     }
@@ -60,6 +70,7 @@ impl Calls {
 /// `GET /v1/calls`: how often the answers of this platform were asked for.
 pub(super) async fn calls(State(Calls(counts)): State<Calls>) -> Json<Value> {
     Json(json!({
+        "since": counts.since.as_secs_f64(),
         "chat": counts.chat.load(Relaxed),
         "completions": counts.completions.load(Relaxed),
     }))

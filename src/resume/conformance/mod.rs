@@ -18,7 +18,7 @@
 //! through the other, so both must come to the same database. That may be one in use: all streams
 //! are new ones, and the store's time of keeping is the only thing that takes them away again.
 //!
-//! The rules are tried in the time of the clock, and the lease takes four of its own: a lease of a
+//! The rules are tried in the time of the clock, and the lease takes eight of its own: a lease of a
 //! few seconds is quick, and still long enough for a machine that is busy. How long the store keeps
 //! streams that nobody needs is not tried. It takes a tokio runtime with its time enabled.
 
@@ -42,7 +42,7 @@ pub struct Check {
 type Attempt = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// All of them; each needs those before it.
-const CHECKS: [Check; 17] = [
+const CHECKS: [Check; 21] = [
     Check::new("find answers what open was told", |trial| {
         Box::pin(found(trial))
     }),
@@ -83,6 +83,9 @@ const CHECKS: [Check; 17] = [
     Check::new("next waits for events over its number", |trial| {
         Box::pin(next_ahead(trial))
     }),
+    Check::new("next waits as long as there is nothing to tell", |trial| {
+        Box::pin(next_quiet(trial))
+    }),
     Check::new("a next that is dropped takes nothing with it", |trial| {
         Box::pin(next_dropped(trial))
     }),
@@ -94,6 +97,16 @@ const CHECKS: [Check; 17] = [
         "a producer that does not renew is lost, and only that",
         |trial| Box::pin(lease(trial)),
     ),
+    Check::new("attend tells which streams somebody reads", |trial| {
+        Box::pin(attend(trial))
+    }),
+    Check::new(
+        "attend tells of those who said so within a lease",
+        |trial| Box::pin(attend_again(trial)),
+    ),
+    Check::new("attend renews nothing", |trial| {
+        Box::pin(attend_lost(trial))
+    }),
 ];
 
 /// Tries all rules, one after the other.

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -34,6 +34,10 @@ pub(super) async fn unknown(trial: Trial) {
     let close = trial.producer.close(stream, 0, StreamEnd::Complete);
     trial.unknown("close", close).await;
     trial.ok("renew", trial.producer.renew(&[stream])).await;
+    for store in [&trial.reader, &trial.producer] {
+        let told = trial.attend(store, &[stream], &[stream]).await;
+        trial.same("attended", &told, &BTreeSet::new());
+    }
     let found = trial.ok("find", trial.reader.find(stream)).await;
     trial.same("found after all that", &found, &None);
     trial.unknown("read", trial.reader.read(stream, 0, 1)).await;
@@ -71,8 +75,14 @@ pub(super) async fn pages(trial: Trial) {
 pub(super) async fn gaps(trial: Trial) {
     let stream = trial.opened().await;
     let parts = [events(4..=5), events(7..=7), events(1000..=1001)];
+    let mut before = 0;
     for part in &parts {
+        let waiting = trial.waiting(stream, before, part.len());
         trial.append(stream, part, 0).await;
+        for page in joined(waiting).await {
+            trial.same("the next page", &page.events, part);
+        }
+        before = part.last().map_or(0, |event| event.number);
     }
     let events = parts.concat();
     trial.every_page(stream, &events, Then::Running).await;
@@ -202,6 +212,23 @@ pub(super) async fn next_ahead(trial: Trial) {
     }
 }
 
+pub(super) async fn next_quiet(trial: Trial) {
+    let (stream, other) = (trial.opened().await, trial.opened().await);
+    let events = events(1..=3);
+    trial.append(stream, &events, 0).await;
+    let mut waiting = trial.waiting(stream, 3, 3);
+    sleep(MOMENT).await;
+    trial.open(stream, b"about").await;
+    trial.append(stream, &events[1..], 2).await;
+    trial.append(stream, &[], 3).await;
+    trial.append(other, &events, 0).await;
+    trial.close(other, 3, StreamEnd::Complete).await;
+    trial.ok("renew", trial.producer.renew(&[stream])).await;
+    trial.attend(&trial.reader, &[stream], &[stream]).await;
+    let answered = timeout(trial.producer.lease(), waiting.join_next()).await;
+    trial.holds(answered.is_err(), || format!("{answered:?}"));
+}
+
 pub(super) async fn next_dropped(trial: Trial) {
     let (stream, events) = (trial.opened().await, events(1..=2));
     let before = trial.waiting(stream, 0, 2);
@@ -264,4 +291,68 @@ pub(super) async fn lease(trial: Trial) {
         &page,
         &nothing(Then::Running),
     );
+}
+
+pub(super) async fn attend(trial: Trial) {
+    let streams @ [a, b, c] = [
+        trial.opened().await,
+        trial.opened().await,
+        trial.opened().await,
+    ];
+    let (here, there) = (&trial.producer, &trial.reader);
+    for (store, read, unread, told) in [
+        (here, &[][..], &streams[..], &[][..]),
+        (there, &[a], &[], &[]),
+        (here, &[], &streams, &[a]),
+        (here, &[], &[b, c], &[]),
+        (there, &[c], &[b], &[]),
+        (here, &[b], &[c, a], &[a, c]),
+        (there, &[a, c], &[b], &[b]),
+        (here, &[], &streams, &streams),
+        (here, &[], &[], &[]),
+    ] {
+        // Said again, it is the same.
+        for _ in 0..2 {
+            let answer = trial.attend(store, read, unread).await;
+            let told = told.iter().copied().collect();
+            trial.same("attended", &answer, &told);
+        }
+    }
+}
+
+pub(super) async fn attend_again(trial: Trial) {
+    let lease = trial.producer.lease();
+    let [once, again] = [trial.opened().await, trial.opened().await];
+    let begin = Instant::now();
+    trial.attend(&trial.reader, &[once, again], &[]).await;
+    loop {
+        sleep(lease / 3).await;
+        let unread = [once, again];
+        let told = trial.attend(&trial.producer, &[], &unread).await;
+        trial.holds(told.contains(&again), || "forgot who said it again".into());
+        if !told.contains(&once) {
+            break;
+        }
+        let late = begin.elapsed() > lease + PATIENCE;
+        trial.holds(!late, || "never forgets".into());
+        trial.attend(&trial.reader, &[again], &[]).await;
+    }
+    trial.holds(begin.elapsed() > lease / 2, || "forgets too early".into());
+}
+
+pub(super) async fn attend_lost(trial: Trial) {
+    let (lease, left) = (trial.producer.lease(), trial.new_stream());
+    let open = trial.producer.open(left, Bytes::new());
+    trial.ok("open", open).await;
+    let begin = Instant::now();
+    while trial.read(left, 0, 1).await.then == Then::Running {
+        let late = begin.elapsed() > lease + PATIENCE;
+        trial.holds(!late, || "nobody was told of the loss".into());
+        for store in [&trial.reader, &trial.producer] {
+            trial.attend(store, &[left], &[left]).await;
+        }
+        sleep(lease / 3).await;
+    }
+    let page = trial.read(left, 0, 1).await;
+    trial.same("the page", &page, &nothing(Then::Lost));
 }

@@ -83,6 +83,20 @@ impl Trial {
             .await;
     }
 
+    pub(super) async fn attend(
+        &self,
+        store: &Arc<dyn ResumeStore>,
+        read: &[StreamId],
+        unread: &[StreamId],
+    ) -> BTreeSet<StreamId> {
+        let told = self.ok("attend", store.attend(read, unread)).await;
+        let streams: BTreeSet<_> = told.iter().copied().collect();
+        self.holds(streams.len() == told.len(), || {
+            format!("one is there twice: {told:?}")
+        });
+        streams
+    }
+
     pub(super) async fn read(&self, stream: StreamId, after: u64, limit: usize) -> Page {
         let page = self
             .ok("read", self.reader.read(stream, after, limit))

@@ -23,6 +23,8 @@ use crate::error::BoxError;
 /// The fastest reader sets the pace: what it has not taken stays here, and while too much of that
 /// is here, upstream waits. A slower one that falls off reads on from the store.
 pub(in crate::resume) struct Live {
+    /// The producer is in this process.
+    produced: bool,
     state: Mutex<State>,
 }
 
@@ -38,8 +40,10 @@ struct State {
     readers: Vec<Option<Slot>>,
     /// Bytes, and pieces, that no reader has taken.
     unread: Unread,
-    /// Since when there is no reader.
+    /// Since when there is no reader here.
     left: Option<Instant>,
+    /// Until when somebody reads it on another machine, for all that is known.
+    attended: Option<Instant>,
     stop: Option<StreamEnd>,
     producer: Option<Waker>,
     /// The producer waits for readers.
@@ -76,20 +80,30 @@ pub(in crate::resume) enum LiveEnd {
 /// How much may be unread.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::resume) struct Bounds {
-    pub(in crate::resume) pieces: u64,
+    pub(in crate::resume) count: usize,
     pub(in crate::resume) bytes: usize,
 }
 
 /// What may be unread while somebody reads, and how much stays for others.
 pub(in crate::resume) const TAIL: Bounds = Bounds {
-    pieces: 512,
+    count: 512,
     bytes: 64 * 1024,
 };
 
 impl Live {
-    /// Behind event `newest`.
-    pub(in crate::resume) fn new(newest: u64) -> Arc<Self> {
+    /// A stream that begins here.
+    pub(in crate::resume) fn produced() -> Arc<Self> {
+        Self::new(true, 0)
+    }
+
+    /// One that begins elsewhere, behind event `newest`.
+    pub(in crate::resume) fn followed(newest: u64) -> Arc<Self> {
+        Self::new(false, newest)
+    }
+
+    fn new(produced: bool, newest: u64) -> Arc<Self> {
         Arc::new(Self {
+            produced,
             state: Mutex::new(State {
                 pieces: VecDeque::new(),
                 first: 0,
@@ -99,12 +113,17 @@ impl Live {
                 readers: Vec::new(),
                 unread: Unread::default(),
                 left: Some(Instant::now()),
+                attended: None,
                 stop: None,
                 producer: None,
                 starved: false,
                 woken: Vec::new(),
             }),
         })
+    }
+
+    pub(in crate::resume) fn is_produced(&self) -> bool {
+        self.produced
     }
 
     pub(in crate::resume) fn readers(&self) -> usize {
@@ -145,13 +164,22 @@ impl Live {
         Poll::Pending
     }
 
-    /// Whether more may come; asked after [`poll_stop`](Self::poll_stop), which has the waker.
-    /// While nobody reads, what nobody has read may be as much as the log holds.
-    pub(in crate::resume) fn has_room(&self, log: Bounds) -> bool {
+    /// How much more may come; asked after [`poll_stop`](Self::poll_stop), which has the waker.
+    ///
+    /// While nobody reads, what nobody has read may be half of what the log holds: the other half
+    /// is what was on its way to who has left.
+    pub(in crate::resume) fn room(&self, log: Bounds) -> Bounds {
         let mut state = self.state();
-        let bounds = if state.left.is_some() { log } else { TAIL };
-        let room = state.unread_pieces() < bounds.pieces && state.unread.bytes < bounds.bytes;
-        state.starved = !room;
+        let most = match state.left {
+            Some(_) if state.is_attended() => return Bounds::UNBOUNDED,
+            Some(_) => log.half(),
+            None => TAIL,
+        };
+        let room = Bounds {
+            count: most.count.saturating_sub(state.unread_pieces()),
+            bytes: most.bytes.saturating_sub(state.unread.bytes),
+        };
+        state.starved = room.is_over();
         room
     }
 
@@ -167,20 +195,35 @@ impl Live {
         Poll::Pending
     }
 
-    /// Since when nobody reads.
+    /// Since when nobody reads, here or elsewhere; later than now while somebody elsewhere does.
     pub(in crate::resume) fn left(&self) -> Option<Instant> {
-        self.state().left
+        let state = self.state();
+        let left = state.left?;
+        Some(state.attended.map_or(left, |attended| attended.max(left)))
+    }
+
+    /// Somebody reads it on another machine, at least until then.
+    pub(in crate::resume) fn attend(&self, until: Instant) {
+        let mut state = self.state();
+        state.attended = Some(until);
+        let end = state.end();
+        let producer = state.set_pace(end);
+        drop(state);
+        wake(producer);
     }
 
     // === Whoever wants it to end ===
 
-    pub(in crate::resume) fn stop(&self, end: StreamEnd) {
-        self.state().stop.get_or_insert(end);
+    /// False if it has ended.
+    pub(in crate::resume) fn stop(&self, end: StreamEnd) -> bool {
+        let mut state = self.state();
+        let runs = state.end.is_none();
+        if runs {
+            state.stop.get_or_insert(end);
+        }
+        drop(state);
         self.wake_producer();
-    }
-
-    pub(in crate::resume) fn is_stopped(&self) -> bool {
-        self.state().stop.is_some()
+        runs
     }
 
     pub(in crate::resume) fn wake_producer(&self) {
@@ -248,14 +291,18 @@ impl State {
         self.first + self.pieces.len() as u64
     }
 
-    fn unread_pieces(&self) -> u64 {
-        self.end() - self.unread.from
+    fn unread_pieces(&self) -> usize {
+        (self.end() - self.unread.from) as usize
+    }
+
+    fn is_attended(&self) -> bool {
+        self.attended.is_some_and(|until| Instant::now() < until)
     }
 
     /// Takes off what is over the bounds and has been read, or has nobody to read it.
     fn shorten(&mut self) -> Vec<Piece> {
         let mut dropped = Vec::new();
-        while self.held > TAIL.bytes || self.pieces.len() as u64 > TAIL.pieces {
+        while self.held > TAIL.bytes || self.pieces.len() > TAIL.count {
             if self.left.is_none() && self.first >= self.unread.from {
                 break;
             }
@@ -281,6 +328,29 @@ impl State {
             None if self.newest == number => Ok(Some(self.end())),
             None if self.newest > number => Err(()),
             None => Ok(None),
+        }
+    }
+
+    /// The same for where a reader is.
+    fn place_of(&self, spot: &Spot) -> Result<Option<u64>, ()> {
+        match spot.next {
+            Some(next) if next < self.first => Err(()),
+            Some(next) => Ok(Some(next)),
+            None => self.place_after(spot.number),
+        }
+    }
+
+    /// Hands out pieces, about `limit` bytes of them. None where an event is missing between.
+    fn take(&self, spot: &mut Spot, next: u64, limit: usize, pieces: &mut Vec<Piece>) {
+        spot.next = Some(next);
+        let mut bytes = 0;
+        for piece in self.pieces.range((next - self.first) as usize..) {
+            if bytes >= limit || piece.number != spot.number + 1 {
+                return;
+            }
+            bytes += piece.bytes.len();
+            spot.pass(piece);
+            pieces.push(piece.clone());
         }
     }
 
@@ -313,6 +383,53 @@ impl fmt::Debug for Live {
             .field("newest", &state.newest)
             .field("end", &state.end)
             .finish_non_exhaustive()
+    }
+}
+
+impl Bounds {
+    pub(in crate::resume) const UNBOUNDED: Self = Self {
+        count: usize::MAX,
+        bytes: usize::MAX,
+    };
+
+    fn half(self) -> Self {
+        Self {
+            count: self.count.div_ceil(2),
+            bytes: self.bytes.div_ceil(2),
+        }
+    }
+
+    /// There is nothing left of it.
+    pub(in crate::resume) fn is_over(self) -> bool {
+        self.count == 0 || self.bytes == 0
+    }
+}
+
+impl LiveEnd {
+    pub(in crate::resume) fn failed(error: BoxError) -> Self {
+        Self::Broken(Some(Arc::new(error)))
+    }
+}
+
+impl From<StreamEnd> for LiveEnd {
+    fn from(end: StreamEnd) -> Self {
+        match end {
+            StreamEnd::Complete => Self::Complete(None),
+            StreamEnd::Stopped => Self::Stopped,
+            StreamEnd::Failed => Self::Broken(None),
+            StreamEnd::Abandoned => Self::Abandoned,
+        }
+    }
+}
+
+impl From<&LiveEnd> for StreamEnd {
+    fn from(end: &LiveEnd) -> Self {
+        match end {
+            LiveEnd::Complete(_) => Self::Complete,
+            LiveEnd::Stopped => Self::Stopped,
+            LiveEnd::Broken(_) => Self::Failed,
+            LiveEnd::Abandoned => Self::Abandoned,
+        }
     }
 }
 

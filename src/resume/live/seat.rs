@@ -18,7 +18,7 @@ pub(in crate::resume) struct Spot {
     /// The last event of which it has all.
     pub(in crate::resume) number: u64,
     /// The place of the piece that comes next, once it has found its way in.
-    next: Option<u64>,
+    pub(super) next: Option<u64>,
     /// It has a part of the event after that one.
     torn: bool,
 }
@@ -41,6 +41,8 @@ pub(in crate::resume) enum Standing {
     Here,
     /// He has to begin in the store.
     Behind,
+    /// He has more than there is.
+    Ahead,
     /// He has all that there ever will be.
     Ended(LiveEnd),
 }
@@ -51,8 +53,9 @@ impl Seat {
         match (state.place_after(number), &state.end) {
             // What stands behind the last event is none.
             (_, Some(end)) if number >= state.newest => Standing::Ended(end.clone()),
-            (Err(()), _) => Standing::Behind,
+            (Ok(None), _) if self.live.produced => Standing::Ahead,
             (Ok(_), _) => Standing::Here,
+            (Err(()), _) => Standing::Behind,
         }
     }
 
@@ -65,58 +68,52 @@ impl Seat {
         cx: &Context<'_>,
     ) -> Poll<Reading> {
         let mut state = self.live.state();
-        let next = match spot.next {
-            Some(next) if next < state.first => return Poll::Ready(Reading::Behind),
-            Some(next) => next,
-            None => match state.place_after(spot.number) {
-                Ok(Some(next)) => next,
-                Ok(None) => {
-                    let end = state.end();
-                    let producer = state.set_pace(end);
-                    return self.wait(state, producer, cx);
-                }
-                Err(()) => return Poll::Ready(Reading::Behind),
-            },
-        };
-        spot.next = Some(next);
-        let mut bytes = 0;
-        for piece in state.pieces.range((next - state.first) as usize..) {
-            if bytes >= limit || piece.number != spot.number + 1 {
-                break;
+        let next = match state.place_of(spot) {
+            Ok(Some(next)) => next,
+            Ok(None) => {
+                let end = state.end();
+                return self.wait(state, end, cx);
             }
-            bytes += piece.bytes.len();
-            spot.pass(piece);
-            pieces.push(piece.clone());
+            Err(()) => return Poll::Ready(Reading::Behind),
+        };
+        state.take(spot, next, limit, pieces);
+        if !pieces.is_empty() {
+            let producer = spot.next.and_then(|next| state.set_pace(next));
+            drop(state);
+            wake(producer);
+            return Poll::Ready(Reading::Pieces);
         }
-        let Some(next) = spot.next.filter(|at| *at > next) else {
+        if next < state.end() {
             // With a gap, the event that is missing may still be in the store.
-            if next < state.end() {
-                return Poll::Ready(Reading::Behind);
-            }
-            let producer = state.set_pace(next);
-            return self.wait(state, producer, cx);
-        };
-        let producer = state.set_pace(next);
-        drop(state);
-        wake(producer);
-        Poll::Ready(Reading::Pieces)
+            return Poll::Ready(Reading::Behind);
+        }
+        self.wait(state, next, cx)
     }
 
-    fn wait(
-        &self,
-        mut state: MutexGuard<'_, State>,
-        producer: Option<std::task::Waker>,
-        cx: &Context<'_>,
-    ) -> Poll<Reading> {
+    /// Nobody is ahead of who waits: what it has from the store is not unread here.
+    fn wait(&self, mut state: MutexGuard<'_, State>, at: u64, cx: &Context<'_>) -> Poll<Reading> {
         if let Some(end) = &state.end {
             return Poll::Ready(Reading::Ended(end.clone()));
         }
+        let producer = state.set_pace(at);
         let slot = state.readers.get_mut(self.index).and_then(Option::as_mut);
         let old = slot.and_then(|slot| slot.waker.replace(cx.waker().clone()));
         drop(state);
         drop(old);
         wake(producer);
         Poll::Pending
+    }
+
+    /// What `find` makes of the newest piece for which it makes anything.
+    pub(in crate::resume) fn search<T>(&self, find: impl Fn(&Piece) -> Option<T>) -> Option<T> {
+        let state = self.live.state();
+        let pieces: Vec<_> = state.pieces.iter().rev().cloned().collect();
+        drop(state);
+        pieces.iter().find_map(find)
+    }
+
+    pub(in crate::resume) fn is_produced(&self) -> bool {
+        self.live.is_produced()
     }
 }
 
@@ -134,7 +131,7 @@ impl Spot {
         self.torn
     }
 
-    fn pass(&mut self, piece: &Piece) {
+    pub(super) fn pass(&mut self, piece: &Piece) {
         self.next = self.next.map(|next| next + 1);
         self.torn = piece.place == Place::Part;
         if piece.place == Place::End {

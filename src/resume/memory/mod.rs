@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use self::{
     order::{Kind, Order},
-    stream::Stream,
+    stream::{Log, Stream},
 };
 use super::{Page, ResumeStore, StoreError, StoreFuture, StoredEvent, StreamEnd, StreamId, Then};
 
@@ -27,7 +27,7 @@ use super::{Page, ResumeStore, StoreError, StoreFuture, StoredEvent, StreamEnd, 
 /// Room is taken as in [`max_bytes`](Self::max_bytes). When it is short, the streams that ended
 /// first go, as a whole. When none is left, running streams give up their oldest events: first all
 /// of the one that has held some for longest, then those of the next. When nothing is left to
-/// give up, what is to be stored is refused with [`StoreError::Failed`].
+/// give up, what is to be stored is refused with [`StoreError::Refused`].
 #[derive(Clone)]
 pub struct MemoryStore {
     max_bytes: usize,
@@ -103,8 +103,8 @@ impl MemoryStore {
         self
     }
 
-    /// How long a producer may be silent before its readers are told that it is lost. Default: 10
-    /// seconds.
+    /// How long a producer may be silent before its readers are told that it is lost, and for how
+    /// long a reader counts that has said so by [`attend`](ResumeStore::attend). Default: 10 seconds.
     #[must_use]
     pub fn lease(mut self, time: Duration) -> Self {
         self.lease = time;
@@ -200,9 +200,23 @@ impl MemoryStore {
     }
 
     fn renew_now(&self, id: StreamId) -> Result<(), StoreError> {
+        self.with_log(id, Log::renew)
+    }
+
+    fn attend_now(&self, read: &[StreamId], unread: &[StreamId]) -> Vec<StreamId> {
+        for id in read {
+            // One that is not there needs no reader.
+            drop(self.with_log(*id, Log::attend));
+        }
+        let is_read = |id| self.with_log(id, |log| log.is_read(self.lease));
+        let told = unread.iter().copied();
+        told.filter(|id| is_read(*id).unwrap_or(false)).collect()
+    }
+
+    fn with_log<T>(&self, id: StreamId, call: impl FnOnce(&mut Log) -> T) -> Result<T, StoreError> {
         let stream = self.shared.stream(id)?;
-        stream.log(self.keep)?.renew();
-        Ok(())
+        let mut log = stream.log(self.keep)?;
+        Ok(call(&mut log))
     }
 
     fn find_now(&self, id: StreamId) -> Option<Bytes> {
@@ -213,9 +227,7 @@ impl MemoryStore {
     }
 
     fn read_now(&self, id: StreamId, after: u64, limit: usize) -> Result<Page, StoreError> {
-        let stream = self.shared.stream(id)?;
-        let log = stream.log(self.keep)?;
-        Ok(log.page(after, limit, self.lease))
+        self.with_log(id, |log| log.page(after, limit, self.lease))
     }
 
     async fn wait(&self, id: StreamId, after: u64, limit: usize) -> Result<Page, StoreError> {
@@ -240,7 +252,7 @@ impl MemoryStore {
         while self.used() > self.max_bytes {
             if bytes > self.max_bytes || !self.shared.evict() {
                 self.shared.release(bytes);
-                return Err(StoreError::failed("the store is full"));
+                return Err(StoreError::refused("the store is full"));
             }
         }
         Ok(())
@@ -354,6 +366,14 @@ impl ResumeStore for MemoryStore {
             drop(self.renew_now(*stream));
         }
         StoreFuture::ready(Ok(()))
+    }
+
+    fn attend<'a>(
+        &'a self,
+        read: &'a [StreamId],
+        unread: &'a [StreamId],
+    ) -> StoreFuture<'a, Vec<StreamId>> {
+        StoreFuture::ready(Ok(self.attend_now(read, unread)))
     }
 
     fn lease(&self) -> Duration {

@@ -27,6 +27,8 @@ pub(super) struct Log {
     pub(super) end: Option<(u64, StreamEnd)>,
     /// The producer's last sign of life.
     pub(super) renewed: Instant,
+    /// When somebody last said that it is read.
+    read: Option<Instant>,
     /// Among those that expire.
     pub(super) place: (Instant, u64),
     /// Among those that have something to give up.
@@ -46,6 +48,7 @@ impl Stream {
             newest: 0,
             end: None,
             renewed: now,
+            read: None,
             place: (now, 0),
             rank: None,
             gone: false,
@@ -90,6 +93,14 @@ impl Log {
 
     pub(super) fn renew(&mut self) {
         self.renewed = Instant::now();
+    }
+
+    pub(super) fn attend(&mut self) {
+        self.read = Some(Instant::now());
+    }
+
+    pub(super) fn is_read(&self, lease: Duration) -> bool {
+        self.read.is_some_and(|read| read.elapsed() < lease)
     }
 
     pub(super) fn end(&mut self, last: u64, end: StreamEnd) {

@@ -1,13 +1,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{Cmd, Pipeline, ScriptInvocation};
+use redis::{Cmd, Pipeline, RedisResult, ScriptInvocation, Value, from_redis_value};
 
 use super::{
     RedisStore, Shared,
     entry::{Entry, page},
     follow,
     leases::Renewal,
+    link::refuses,
     scripts::{OPEN, TAKE},
     waits::News,
 };
@@ -20,6 +21,10 @@ type Record = (Option<String>, Option<String>, Option<u64>);
 
 /// Events that one read gives at most.
 const MOST: usize = 1 << 16;
+
+/// What Redis takes as one value, unless its `proto-max-bulk-len` says otherwise. It closes the
+/// connection of who sends more, most likely before its answer is read.
+const LARGEST: usize = 512 << 20;
 
 impl ResumeStore for RedisStore {
     fn open(&self, stream: StreamId, about: Bytes) -> StoreFuture<'_, ()> {
@@ -41,6 +46,17 @@ impl ResumeStore for RedisStore {
 
     fn renew<'a>(&'a self, streams: &'a [StreamId]) -> StoreFuture<'a, ()> {
         StoreFuture::new(self.shared.renew(streams))
+    }
+
+    fn attend<'a>(
+        &'a self,
+        read: &'a [StreamId],
+        unread: &'a [StreamId],
+    ) -> StoreFuture<'a, Vec<StreamId>> {
+        if read.is_empty() && unread.is_empty() {
+            return StoreFuture::ready(Ok(Vec::new()));
+        }
+        StoreFuture::new(self.shared.attend(read, unread))
     }
 
     fn lease(&self) -> Duration {
@@ -82,7 +98,7 @@ impl Shared {
         open.arg(self.settings.keep_ms()).arg(&keys.owner);
         open.arg(&about[..]).ignore();
         let ask = async |mut connection| pipeline.exec_async(&mut connection).await;
-        self.link.call(ask).await?;
+        self.link.write(ask).await?;
         self.leases.opened(stream);
         Ok(())
     }
@@ -93,6 +109,9 @@ impl Shared {
         events: &[StoredEvent],
         keep_from: u64,
     ) -> Result<(), StoreError> {
+        if events.iter().any(|event| event.bytes.len() > LARGEST) {
+            return Err(StoreError::refused("an event is larger than Redis takes"));
+        }
         let mut script = self.scripts.append.prepare_invoke();
         self.keys_and_keep(&mut script, stream).arg(keep_from);
         for event in events {
@@ -122,7 +141,7 @@ impl Shared {
 
     async fn write(&self, script: &ScriptInvocation<'_>) -> Result<(), StoreError> {
         let ask = async |mut connection| script.invoke_async(&mut connection).await;
-        let is_there: bool = self.link.call(ask).await?;
+        let is_there: bool = self.link.write(ask).await?;
         is_there.then_some(()).ok_or(StoreError::Unknown)
     }
 
@@ -167,10 +186,57 @@ impl Shared {
     }
 
     fn set_lease(&self) -> Cmd {
+        self.set_for_a_lease(self.settings.keys.lease())
+    }
+
+    fn set_for_a_lease(&self, key: String) -> Cmd {
         let mut set = redis::cmd("SET");
-        set.arg(self.settings.keys.lease()).arg("");
+        set.arg(key).arg("");
         set.arg("PX").arg(self.settings.lease_ms());
         set
+    }
+
+    /// A full Redis refuses to set what is new, and answers all the same.
+    async fn attend(
+        &self,
+        read: &[StreamId],
+        unread: &[StreamId],
+    ) -> Result<Vec<StreamId>, StoreError> {
+        let pipeline = self.attendance(read, unread);
+        let ask = async |mut connection| {
+            let mut set: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
+            let counts = set.split_off(read.len());
+            let mut failed = set.into_iter().filter_map(Result::err);
+            if let Some(error) = failed.find(|error| !refuses(error)) {
+                return Err(error);
+            }
+            let counts = counts.into_iter();
+            counts.map(|count| Ok(from_redis_value(count?)?)).collect()
+        };
+        let counts: Vec<usize> = self.link.call(ask).await?;
+        let told = unread.iter().zip(counts);
+        // The stream and its reader.
+        Ok(told
+            .filter(|(_, count)| *count == 2)
+            .map(|(stream, _)| *stream)
+            .collect())
+    }
+
+    fn attendance(&self, read: &[StreamId], unread: &[StreamId]) -> Pipeline {
+        let (keys, mut pipeline) = (&self.settings.keys, Pipeline::new());
+        pipeline.ignore_errors();
+        for stream in read {
+            let key = keys.read(*stream);
+            // What is there a full Redis does prolong.
+            let expire = pipeline.cmd("PEXPIRE").arg(&key);
+            expire.arg(self.settings.lease_ms()).ignore();
+            pipeline.add_command(self.set_for_a_lease(key));
+        }
+        for stream in unread {
+            let exist = pipeline.cmd("EXISTS").arg(keys.record(*stream));
+            exist.arg(keys.read(*stream));
+        }
+        pipeline
     }
 
     async fn find(&self, stream: StreamId) -> Result<Option<Bytes>, StoreError> {

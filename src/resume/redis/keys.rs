@@ -21,6 +21,11 @@ impl Keys {
         format!("{}{{{stream}}}:log", self.prefix)
     }
 
+    /// A string that is there as long as somebody says that the stream is read.
+    pub(super) fn read(&self, stream: StreamId) -> String {
+        format!("{}{{{stream}}}:read", self.prefix)
+    }
+
     /// The stream whose log has this name.
     pub(super) fn stream(&self, log: &str) -> Option<StreamId> {
         let tagged = log.strip_prefix(&self.prefix)?.strip_suffix(":log")?;
@@ -59,6 +64,7 @@ mod tests {
             assert_eq!(keys.stream(&keys.log(stream)), Some(stream), "{prefix}");
             for other in [
                 keys.record(stream),
+                keys.read(stream),
                 keys.lease(),
                 keys.wake(),
                 "x".to_owned(),

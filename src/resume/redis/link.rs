@@ -5,8 +5,8 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, RedisError, RedisResult,
-    ServerErrorKind, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ConnectionAddr, RedisError, RedisResult, ServerError,
+    aio::MultiplexedConnection,
 };
 use rustls::crypto::{CryptoProvider, ring};
 use tokio::{
@@ -73,6 +73,30 @@ impl Link {
     where
         F: Future<Output = RedisResult<T>>,
     {
+        self.answer(ask).await.map_err(StoreError::failed)
+    }
+
+    /// Has Redis store something, which it may refuse.
+    pub(super) async fn write<T, F>(
+        &self,
+        ask: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        self.answer(ask).await.map_err(|error| {
+            if refuses(&error) {
+                StoreError::refused(error)
+            } else {
+                StoreError::failed(error)
+            }
+        })
+    }
+
+    async fn answer<T, F>(&self, ask: impl FnOnce(MultiplexedConnection) -> F) -> RedisResult<T>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
         let attempt = self.attempt();
         let answer = async { ask(connected(attempt.clone()).await?).await };
         let error = match timeout(self.patience, answer).await {
@@ -87,7 +111,7 @@ impl Link {
             self.note(false);
             self.give_up(&attempt);
         }
-        Err(StoreError::failed(error))
+        Err(error)
     }
 
     /// Whether Redis works, on this connection or another.
@@ -196,10 +220,89 @@ fn timed_out(patience: Duration) -> RedisError {
 /// Whether a new connection may do better. After a time-out too: of a machine that has vanished the
 /// kernel tells no sooner than after a quarter of an hour.
 fn breaks(error: &RedisError) -> bool {
-    match error.kind() {
+    let Some(errors) = error.clone().into_server_errors() else {
+        return true;
+    };
+    errors.iter().any(|(_, error)| match error.code() {
         // A failover has made a replica of what we are connected to.
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => true,
-        ErrorKind::Server(_) | ErrorKind::Extension => error.code() == Some("NOAUTH"),
-        _ => true,
+        "READONLY" | "NOAUTH" => true,
+        _ => is_too_large(error),
+    })
+}
+
+/// Whether Redis is full, or does not take something so large.
+pub(super) fn refuses(error: &RedisError) -> bool {
+    let errors = error.clone().into_server_errors();
+    let mut errors = errors.iter().flat_map(|errors| errors.iter());
+    errors.any(|(_, error)| is_full(error) || is_too_large(error))
+}
+
+/// Before Redis 7, that of a command in a script is but a part of the script's.
+fn is_full(error: &ServerError) -> bool {
+    let details = error.details().unwrap_or_default();
+    error.code() == "OOM" || details.contains("-OOM command not allowed")
+}
+
+/// After this answer Redis closes the connection.
+fn is_too_large(error: &ServerError) -> bool {
+    error.details() == Some("Protocol error: invalid bulk length")
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{Value, parse_redis_value};
+
+    use super::*;
+
+    fn answered(line: &str) -> RedisError {
+        match parse_redis_value(format!("-{line}\r\n").as_bytes()) {
+            Ok(Value::ServerError(error)) => error.into(),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_error_is_a_refusal_or_the_end_of_a_connection_or_neither() {
+        // what Redis says, whether that is a refusal, and whether the connection is of no more use
+        for (line, refusal, end) in [
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                true,
+                false,
+            ),
+            (
+                "ERR Error running script (call to f_1): @user_script:9: @user_script: 9: -OOM \
+                 command not allowed when used memory > 'maxmemory'.",
+                true,
+                false,
+            ),
+            ("ERR Protocol error: invalid bulk length", true, true),
+            (
+                "ERR wrong number of arguments for 'get' command",
+                false,
+                false,
+            ),
+            (
+                "READONLY You can't write against a read only replica.",
+                false,
+                true,
+            ),
+            ("NOAUTH Authentication required.", false, true),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                false,
+                false,
+            ),
+            (
+                "MISCONF Errors writing to the AOF file: No space left",
+                false,
+                false,
+            ),
+        ] {
+            let error = answered(line);
+            assert_eq!((refuses(&error), breaks(&error)), (refusal, end), "{line}");
+        }
+        let late = timed_out(Duration::from_secs(1));
+        assert_eq!((refuses(&late), breaks(&late)), (false, true));
     }
 }

@@ -46,6 +46,7 @@ use crate::error::BoxError;
 /// |---|---|---|
 /// | `tower-sse:{<stream>}` | hash | what the layer wants to know again, the producer, the last number, the end |
 /// | `tower-sse:{<stream>}:log` | stream | an entry `<n>-0` per event, `<last>-1` for the end |
+/// | `tower-sse:{<stream>}:read` | string | somebody reads it away from its producer; there for a lease |
 /// | `tower-sse:owner:<random>` | string | the lease of one process |
 /// | `tower-sse:wake:<random>` | stream | calls the blocking reader of one process back |
 ///
@@ -58,8 +59,9 @@ use crate::error::BoxError;
 /// trip, a script call, whatever the number of its events. The lease of all streams is one command
 /// per renewal, plus two per stream and quarter of the time of keeping. All readers of a process that wait share
 /// one `XREAD`, and an event that many of them wait for is read once; for each stream that is
-/// waited for, one `HMGET` a second tells whether its producer is alive. An event takes its own
-/// bytes and a few more.
+/// waited for, one `HMGET` a second tells whether its producer is alive. With each renewal come two
+/// commands per stream that is read away from its producer, and one per stream whose producer has
+/// no reader beside it, in one round trip. An event takes its own bytes and a few more.
 ///
 /// # What Redis needs
 ///
@@ -79,8 +81,13 @@ use crate::error::BoxError;
 /// Nothing needs Redis to start. Every call but [`next`](super::ResumeStore::next) answers within the
 /// [`response_timeout`](Self::response_timeout), with an error if it must; `next` tells an error
 /// when no new connection can be made. Connections are made anew by themselves, at most ten times a
-/// second. Once Redis is back, producers have the time of a lease to show that they are alive. A
-/// Redis that is full refuses appends, and lets leases and readers go on.
+/// second. Once Redis is back, producers have the time of a lease to show that they are alive.
+///
+/// A Redis that is full refuses what is to be stored, by
+/// [`StoreError::Refused`](super::StoreError::Refused), and lets leases and readers go on; but a
+/// producer is not told of a reader that comes to another machine meanwhile. So it does with an event
+/// over 512 MiB. One over a lower `proto-max-bulk-len` of yours it may refuse by closing the
+/// connection, which looks as if it were down.
 ///
 /// # Panics
 ///

@@ -1,0 +1,117 @@
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use super::{StreamId, hub::Hub, live::Live};
+
+/// The task that tells the store which producers and readers are here, for as long as there are any,
+/// and finds out when a store that is down is back.
+pub(super) struct Keeper {
+    hub: Weak<Hub>,
+    called: Arc<Notify>,
+    lease: Duration,
+}
+
+/// The streams of this process.
+#[derive(Default)]
+struct Here {
+    produced: Vec<StreamId>,
+    /// Those of them that nobody reads here.
+    unread: Vec<StreamId>,
+    /// Those that are produced elsewhere.
+    followed: Vec<StreamId>,
+}
+
+/// How often a store that is down is asked whether it is back: at first soon, it may have been a
+/// hiccup, and then less and less often.
+const PROBES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+impl Keeper {
+    /// Has one at work. Every producer asks for it, since the runtime of the last one may have gone.
+    pub(super) fn ensure(hub: &Arc<Hub>) {
+        if hub.claim_keeper() {
+            let keeper = Self {
+                hub: Arc::downgrade(hub),
+                called: hub.keeper_call(),
+                lease: hub.store.lease(),
+            };
+            tokio::spawn(keeper.run());
+        }
+    }
+
+    async fn run(self) {
+        let mut probe = PROBES.0;
+        let mut pause = self.lease / 3;
+        loop {
+            // Whether it was the time or a call: the round is the same.
+            let _ = timeout(pause, self.called.notified()).await;
+            let Some(hub) = self.hub.upgrade() else {
+                return;
+            };
+            let here = Here::of(&hub);
+            if here.is_nothing() && !hub.keep_on() {
+                return;
+            }
+            self.round(&hub, &here).await;
+            (pause, probe) = if hub.is_down() {
+                (probe, (2 * probe).min(PROBES.1))
+            } else {
+                (self.lease / 3, PROBES.0)
+            };
+        }
+    }
+
+    async fn round(&self, hub: &Hub, here: &Here) {
+        if !here.produced.is_empty() {
+            // A fault is counted and traced where it was seen.
+            let _ = hub.ask_to_write(hub.store.renew(&here.produced)).await;
+        }
+        if !here.followed.is_empty() || !here.unread.is_empty() {
+            let attended = hub.store.attend(&here.followed, &here.unread);
+            let attended = hub.ask(attended).await.unwrap_or_default();
+            let until = Instant::now() + self.lease;
+            for live in attended.iter().filter_map(|stream| hub.live(*stream)) {
+                live.attend(until);
+            }
+        }
+        if !hub.is_down() {
+            hub.wake_those_behind();
+        }
+    }
+}
+
+impl Here {
+    fn of(hub: &Hub) -> Self {
+        let mut here = Self::default();
+        hub.each(|stream, live: &Live| {
+            if !live.is_produced() {
+                here.followed.push(stream);
+                return;
+            }
+            here.produced.push(stream);
+            if live.readers() == 0 {
+                here.unread.push(stream);
+            }
+        });
+        here
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.produced.is_empty() && self.followed.is_empty()
+    }
+}
+
+impl Drop for Keeper {
+    /// Also when its runtime goes.
+    fn drop(&mut self) {
+        if let Some(hub) = self.hub.upgrade() {
+            hub.release_keeper();
+        }
+    }
+}
