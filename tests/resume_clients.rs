@@ -9,6 +9,7 @@ mod support;
 
 use std::{
     fs,
+    future::ready,
     path::Path as FilePath,
     sync::{
         Arc, Mutex,
@@ -23,6 +24,7 @@ use axum::{
     response::Response,
     routing::{any, get},
 };
+use futures_util::{StreamExt, stream};
 use programs::{
     browser::Browser,
     cutter::Cutter,
@@ -37,7 +39,7 @@ use support::{
 use tower_sse::{Resume, ResumeLayer, SseLayer, resume::MemoryStore};
 
 /// The events of the stream; the connection is cut where they say so.
-const EVENTS: [&str; 9] = [
+const BEFORE_THE_LAST: [&str; 8] = [
     "retry: 20\ndata: one\n\n",
     "event: note\ndata: two is (cut a) here\ndata: and has two lines\n\n",
     "data: drei größe\n\n",
@@ -46,8 +48,10 @@ const EVENTS: [&str; 9] = [
     "event: note\r\ndata: six\r\n\r\n",
     "data: seven\n\n",
     "data: eight (cut c) and so on\n\n",
-    "data: nine\n\n",
 ];
+
+/// With which the stream ends: who comes back behind it finds it ended.
+const LAST: &str = "data: nine\n\n";
 
 /// In the middle of the data.
 const IN_DATA: [&str; 3] = ["(cut a)", "(cut b)", "(cut c)"];
@@ -188,7 +192,7 @@ impl World {
         let upstream = self.upstream.take().expect("a stream to be sent");
         let streams = async || self.handle.streams().first().map(|stream| stream.id);
         let stream = eventually("a client", streams).await;
-        let (first, second) = EVENTS.split_at(EVENTS.len() / 2 + 1);
+        let (first, second) = BEFORE_THE_LAST.split_at(5);
         upstream.send(first.concat());
         let in_first = |cut: &&&str| first.concat().contains(**cut);
         let left = self.cuts.len() - self.cuts.iter().filter(in_first).count();
@@ -216,8 +220,12 @@ fn app(calls: Arc<AtomicUsize>, body: Body) -> Router {
     let body = Arc::new(Mutex::new(Some(body)));
     let events = async move |_: Bytes| {
         calls.fetch_add(1, Relaxed);
-        let body = body.lock().unwrap().take();
-        respond(EVENT_STREAM, body.unwrap_or_default())
+        let body = body.lock().unwrap().take().expect("one call");
+        let last = stream::once(ready(Ok(Bytes::from(LAST))));
+        respond(
+            EVENT_STREAM,
+            Body::from_stream(body.into_data_stream().chain(last)),
+        )
     };
     let page = async |Path(name): Path<String>| {
         file(
@@ -263,7 +271,8 @@ async fn events_of(browser: &Browser) -> Vec<Event> {
 
 /// What the service has sent, with our ids.
 fn expected(stream: &str) -> Vec<Event> {
-    let events = reference::parse(EVENTS.concat().as_bytes()).events;
+    let sent = BEFORE_THE_LAST.concat() + LAST;
+    let events = reference::parse(sent.as_bytes()).events;
     let numbered = (1..).zip(events);
     numbered
         .map(|(number, event)| Event {
