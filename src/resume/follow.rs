@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Page, StoreError, Then,
     hub::{Hold, RETRY},
+    keeper::Keeper,
     live::{LiveEnd, TAIL},
     piece::Piece,
     stats::Count,
@@ -42,6 +43,7 @@ impl Follower {
 
     pub(super) async fn run(mut self) {
         loop {
+            Keeper::ensure(&self.hold.hub);
             let end = match self.next().await {
                 Some(answer) => self.on_answer(answer).await,
                 None if self.hold.release_unread() => return,

@@ -16,7 +16,6 @@ use tokio::{
 use super::{
     ResumeStore, StoreError, StoreFuture, StreamId,
     about::About,
-    keeper::Keeper,
     live::{Live, LiveEnd, Seat},
     stats::{Count, Counters},
 };
@@ -159,9 +158,7 @@ impl Hub {
 
     /// A stream that will be produced here, and its first reader.
     pub(super) fn begin(self: &Arc<Self>, stream: StreamId, about: Arc<About>) -> (Hold, Seat) {
-        let entered = self.enter(self.streams(), stream, about, Live::produced());
-        Keeper::ensure(self);
-        entered
+        self.enter(self.streams(), stream, about, Live::produced())
     }
 
     /// A reader of a stream that runs elsewhere; with the hold, if nobody follows it so far.
@@ -176,7 +173,6 @@ impl Hub {
             return (None, running.live.join());
         }
         let (hold, seat) = self.enter(streams, stream, about, Live::followed(after));
-        Keeper::ensure(self);
         // Its producer may be about to give up.
         self.keeper_call.notify_one();
         (Some(hold), seat)

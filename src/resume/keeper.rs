@@ -33,7 +33,8 @@ struct Here {
 const PROBES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 impl Keeper {
-    /// Has one at work. Every producer asks for it, since the runtime of the last one may have gone.
+    /// Has one at work. Producers and followers ask for it again and again, since the runtime of the
+    /// last one may have gone.
     pub(super) fn ensure(hub: &Arc<Hub>) {
         if hub.claim_keeper() {
             let keeper = Self {
