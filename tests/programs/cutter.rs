@@ -13,6 +13,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     task::AbortHandle,
 };
 
@@ -20,6 +21,7 @@ use tokio::{
 pub(crate) struct Cutter {
     pub(crate) address: SocketAddr,
     cuts: Cuts,
+    held: watch::Sender<bool>,
     task: AbortHandle,
 }
 
@@ -32,17 +34,26 @@ impl Cutter {
         let address = listener.local_addr().expect("an address");
         let cuts = cuts.iter().map(|cut| cut.as_bytes().to_vec());
         let cuts = Cuts::new(Mutex::new(cuts.collect()));
-        let shared = cuts.clone();
+        let held = watch::Sender::new(false);
+        let shared = (cuts.clone(), held.clone());
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(connection(client, server, shared.clone()));
+                let (cuts, held) = shared.clone();
+                tokio::spawn(connection(client, server, cuts, held));
             }
         });
         Self {
             address,
             cuts,
+            held,
             task: task.abort_handle(),
         }
+    }
+
+    /// Whether a connection that is to be cut falls silent instead, until this is taken back: time
+    /// for the client to read what has come.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.send_replace(held);
     }
 
     /// How many cuts are still to come.
@@ -57,7 +68,12 @@ impl Drop for Cutter {
     }
 }
 
-async fn connection(client: TcpStream, server: SocketAddr, cuts: Cuts) -> io::Result<()> {
+async fn connection(
+    client: TcpStream,
+    server: SocketAddr,
+    cuts: Cuts,
+    held: watch::Sender<bool>,
+) -> io::Result<()> {
     let server = TcpStream::connect(server).await?;
     server.set_nodelay(true)?;
     client.set_nodelay(true)?;
@@ -66,7 +82,7 @@ async fn connection(client: TcpStream, server: SocketAddr, cuts: Cuts) -> io::Re
     // Both connections are closed when either ends.
     tokio::select! {
         end = copy(&mut requests, &mut to_server) => end.map(drop),
-        end = hand_on(responses, to_client, &cuts) => end,
+        end = hand_on(responses, to_client, &cuts, &held) => end,
     }
 }
 
@@ -74,6 +90,7 @@ async fn hand_on(
     mut responses: OwnedReadHalf,
     mut to_client: OwnedWriteHalf,
     cuts: &Cuts,
+    held: &watch::Sender<bool>,
 ) -> io::Result<()> {
     let mut bytes = Vec::new();
     let mut sent = 0;
@@ -83,6 +100,9 @@ async fn hand_on(
         let until = cut.unwrap_or(bytes.len());
         to_client.write_all(&bytes[sent..until]).await?;
         sent = until;
+        if cut.is_some() {
+            let _ = held.subscribe().wait_for(|held| !held).await;
+        }
         if end || cut.is_some() {
             return to_client.shutdown().await;
         }
