@@ -16,7 +16,6 @@ mod headers;
 mod heartbeat;
 mod jitter;
 mod judge;
-mod late;
 mod layer;
 mod media;
 mod outbox;
@@ -27,6 +26,7 @@ mod slot;
 mod timer;
 mod trace;
 pub mod wire;
+mod withdraw;
 
 pub use body::{Aborted, SseBody};
 pub use compression::{CompressionBypassLayer, should_compress};

@@ -10,7 +10,7 @@ use std::{
 const LEVELS: [&[&str]; 7] = [
     // L0: what several concerns need
     &[
-        "end", "error", "trace", "media", "client", "judge", "jitter", "late", "outbox", "wire",
+        "end", "error", "trace", "media", "client", "judge", "jitter", "outbox", "wire", "withdraw",
     ],
     // L1: the concerns, none of which knows another
     &[

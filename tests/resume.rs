@@ -720,18 +720,29 @@ async fn a_drain_sends_readers_away_and_producers_finish() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_drain_refuses_does_not_run_on() {
-    let (drain_layer, drain) = DrainLayer::pair();
-    let resume = ResumeLayer::new(MemoryStore::new());
-    let handle = resume.handle();
-    let layer = SseLayer::new().drain(drain_layer).resume(resume);
-    let world = World::new(layer, Upstream::new(numbers(20)));
-    drain.start();
-    let refused = world.post("").await;
-    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(refused.stream(), "");
-    drop(refused);
-    assert!(world.probe(0).dropped().is_some());
-    assert!(handle.streams().is_empty());
+    // Of an `EventSource` also what came before the drain, and has its head only now.
+    for starts_before_the_request in [true, false] {
+        let (drain_layer, drain) = DrainLayer::pair();
+        let resume = ResumeLayer::new(MemoryStore::new());
+        let handle = resume.handle();
+        let layer = SseLayer::new().drain(drain_layer).resume(resume);
+        let world = World::new(layer, Upstream::new(numbers(20)).after(1.0));
+        if starts_before_the_request {
+            drain.start();
+        }
+        let asking = async {
+            let refused = world.listen("").await;
+            assert_eq!(refused.stream(), "");
+            assert!(!refused.record().await.text().contains("data"));
+        };
+        let starting = async {
+            sleep(Duration::from_millis(500)).await;
+            drain.start();
+        };
+        tokio::join!(asking, starting);
+        handle.finish(seconds(60)).await;
+        assert!(world.probe(0).dropped().unwrap().elapsed() < seconds(1));
+    }
 }
 
 #[tokio::test(start_paused = true)]

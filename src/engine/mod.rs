@@ -30,10 +30,10 @@ use crate::{
     event_id::{EventIdLayer, EventIds},
     headers::{self, HeadersLayer},
     heartbeat::HeartbeatLayer,
-    late::Late,
     outbox::Outbox,
     trace::trace,
     wire::{Bom, Position, Scanner},
+    withdraw::Withdraw,
 };
 
 /// The concerns that are on.
@@ -90,17 +90,13 @@ impl Concerns {
         if let Some(compression) = self.compression {
             compression.on_request(&mut request.headers, client);
         }
-        let late = self.drain.as_ref().is_some_and(DrainLayer::has_started);
-        if late {
-            request.extensions.insert(Late);
-        }
         Exchange {
             client,
             ids: self
                 .event_id
                 .as_ref()
                 .map(|layer| layer.on_request(request, client)),
-            late,
+            late: self.drain.as_ref().is_some_and(DrainLayer::has_started),
         }
     }
 
@@ -124,6 +120,7 @@ impl Concerns {
             headers.on_response(&mut response.headers);
         }
         if let Some(body) = refusal {
+            Withdraw::from(response);
             headers::unbind(&mut response.headers);
             return Handling::Replaced(body);
         }

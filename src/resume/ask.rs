@@ -4,7 +4,6 @@ use super::{Cursor, StreamId, layer::Settings};
 use crate::{
     client::Client,
     event_id::{LastEventId, last_event_id, parameter},
-    late::Late,
     wire::EventId,
 };
 
@@ -17,8 +16,6 @@ pub(super) struct Ask {
     /// Who asks.
     pub(super) principal: Vec<u8>,
     pub(super) client: Client,
-    /// Its response will be refused.
-    pub(super) late: bool,
 }
 
 /// Where in which stream.
@@ -61,7 +58,6 @@ impl Ask {
             ids: client.bears_ids() && (asks || settings.ids.of(request)),
             principal: settings.principal.of(request),
             client,
-            late: request.extensions.get::<Late>().is_some(),
         })
     }
 }
@@ -141,8 +137,12 @@ pub(super) fn strip(request: &mut request::Parts, settings: &Settings) {
 
 /// The same without some query parameters; `None` if there is no query.
 fn without(uri: &Uri, names: &[Option<&str>]) -> Option<Uri> {
-    let name = |pair: &&str| !names.contains(&pair.split('=').next());
-    let kept: Vec<_> = uri.query()?.split('&').filter(name).collect();
+    let is_other = |pair: &&str| {
+        let mut decoded = form_urlencoded::parse(pair.as_bytes());
+        let name = decoded.next().map(|(name, _)| name);
+        !names.contains(&name.as_deref())
+    };
+    let kept: Vec<_> = uri.query()?.split('&').filter(is_other).collect();
     let path = match kept.as_slice() {
         [] => uri.path().to_owned(),
         kept => format!("{}?{}", uri.path(), kept.join("&")),

@@ -1,6 +1,7 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use http::response;
+use tokio::time::timeout;
 
 use super::{
     Page, StreamEnd, StreamId, Then,
@@ -42,8 +43,12 @@ const PAGE: usize = 256;
 /// How long somebody who comes back waits for a store that is down, before it counts as a loss.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long he waits altogether.
+const LONGEST: Duration = Duration::from_secs(10);
+
 pub(super) async fn find(hub: Arc<Hub>, ask: Ask) -> Found {
-    let found = look(hub.clone(), ask).await.unwrap_or(Found::Nothing);
+    let found = timeout(LONGEST, look(hub.clone(), ask)).await;
+    let found = found.ok().flatten().unwrap_or(Found::Nothing);
     let count = match found {
         Found::Stream(_) => Count::Resumed,
         Found::Complete(_) => Count::Complete,
@@ -91,6 +96,8 @@ impl Stream {
         match self.seat.as_ref().map(|seat| seat.standing(after)) {
             Some(Standing::Here) => Some(self.read(after, ids, None)),
             Some(Standing::Ended(end)) => self.over(StreamEnd::from(&end)),
+            // The store shows an event a moment before it is shown here.
+            Some(Standing::Ahead) if self.has(after).await => Some(self.read(after, ids, None)),
             Some(Standing::Ahead) => None,
             Some(Standing::Behind) | None => self.go_on_from_store(after, ids).await,
         }
@@ -109,6 +116,12 @@ impl Stream {
             _ => return None,
         }
         Some(self.read(after, ids, Some(page)))
+    }
+
+    async fn has(&self, number: u64) -> bool {
+        let store = &self.hub.store;
+        let page = self.hub.ask(store.read(self.id, number - 1, 1)).await;
+        page.is_ok_and(|page| page.events.iter().any(|event| event.number == number))
     }
 
     fn read(self, after: u64, ids: bool, page: Option<Page>) -> Found {

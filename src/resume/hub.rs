@@ -3,7 +3,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -26,11 +26,14 @@ pub(super) struct Hub {
     pub(super) store: Arc<dyn ResumeStore>,
     pub(super) counters: Counters,
     streams: Mutex<HashMap<StreamId, Running>>,
-    /// The store did not take what it was given: others do not wait for it to do the same.
-    down: AtomicBool,
+    /// Until when the store counts as down. It did not take what it was given, and others do not wait
+    /// for it to do the same.
+    down: Mutex<Option<Instant>>,
     /// Some producer has something that the store did not take.
     behind: AtomicBool,
-    /// A stream has gone.
+    /// How many streams are produced here, those included whose end the store has still to be told.
+    producing: AtomicUsize,
+    /// One less.
     gone: Notify,
     /// There is a keeper.
     kept: AtomicBool,
@@ -58,14 +61,21 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a store that fails is asked again.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
 
+/// For how long a fault tells that the store is down, if nobody asks it again.
+const DOWN: Duration = Duration::from_secs(3);
+
+/// How long a producer that was about to give up waits for the next word of who reads it elsewhere.
+const ATTENDED: Duration = Duration::from_secs(5);
+
 impl Hub {
     pub(super) fn new(store: Arc<dyn ResumeStore>) -> Arc<Self> {
         Arc::new(Self {
             store,
             counters: Counters::default(),
             streams: Mutex::default(),
-            down: AtomicBool::new(false),
+            down: Mutex::default(),
             behind: AtomicBool::new(false),
+            producing: AtomicUsize::new(0),
             gone: Notify::new(),
             kept: AtomicBool::new(false),
             keeper_call: Arc::default(),
@@ -92,7 +102,9 @@ impl Hub {
     ) -> Result<T, StoreError> {
         let answer = self.ask(answer).await;
         let fails = matches!(answer, Err(StoreError::Failed(_)));
-        if self.down.swap(fails, SeqCst) != fails {
+        let was_down = self.is_down();
+        *self.down() = fails.then(|| Instant::now() + DOWN);
+        if was_down != fails {
             trace!(warn, "the store of event streams", down = fails);
             // It is asked again at once, it may have been a hiccup.
             self.keeper_call.notify_one();
@@ -116,7 +128,12 @@ impl Hub {
     }
 
     pub(super) fn is_down(&self) -> bool {
-        self.down.load(SeqCst)
+        let until = *self.down();
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn down(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.down.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A producer waits for a store that works.
@@ -158,6 +175,7 @@ impl Hub {
 
     /// A stream that will be produced here, and its first reader.
     pub(super) fn begin(self: &Arc<Self>, stream: StreamId, about: Arc<About>) -> (Hold, Seat) {
+        self.producing.fetch_add(1, SeqCst);
         self.enter(self.streams(), stream, about, Live::produced())
     }
 
@@ -224,8 +242,7 @@ impl Hub {
     pub(super) async fn idle(&self) {
         loop {
             let gone = self.gone.notified();
-            let some = self.streams().values().any(|run| run.live.is_produced());
-            if !some {
+            if self.producing.load(SeqCst) == 0 {
                 return;
             }
             gone.await;
@@ -245,6 +262,17 @@ impl Hub {
 }
 
 impl Hold {
+    /// A last look, since somebody may have come there a moment ago.
+    pub(super) async fn is_read_elsewhere(&self) -> bool {
+        let Self { hub, stream, live } = self;
+        let attended = hub.ask(hub.store.attend(&[], &[*stream])).await;
+        let attended = attended.is_ok_and(|attended| !attended.is_empty());
+        if attended {
+            live.attend(Instant::now() + ATTENDED);
+        }
+        attended
+    }
+
     /// Lets go of the stream if nobody reads it. Those who come from now on find it gone.
     pub(super) fn release_unread(&self) -> bool {
         let mut streams = self.hub.streams();
@@ -263,7 +291,10 @@ impl Drop for Hold {
         self.live.finish(LiveEnd::Broken(None));
         let removed = self.hub.remove(&mut self.hub.streams(), self);
         drop(removed);
-        self.hub.gone.notify_waiters();
+        if self.live.is_produced() {
+            self.hub.producing.fetch_sub(1, SeqCst);
+            self.hub.gone.notify_waiters();
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     str::FromStr,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::{
     error::BoxError,
@@ -82,12 +82,12 @@ impl IdLines {
 
     /// The line of event `number`.
     pub(super) fn line(&self, number: u64, end: LineEnd) -> Bytes {
-        let mut line = String::with_capacity(self.0.len() + MOST_DIGITS + 2);
-        line.push_str(&self.0);
-        // Into a string it cannot fail.
+        let mut line = BytesMut::with_capacity(self.0.len() + MOST_DIGITS + 2);
+        line.extend_from_slice(self.0.as_bytes());
+        // It cannot fail: there is room.
         let _ = write!(line, "{number}");
-        line.push_str(end.as_str());
-        line.into()
+        line.extend_from_slice(end.as_bytes());
+        line.freeze()
     }
 }
 

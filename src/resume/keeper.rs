@@ -16,6 +16,8 @@ pub(super) struct Keeper {
     hub: Weak<Hub>,
     called: Arc<Notify>,
     lease: Duration,
+    /// It has given up its place, maybe to another.
+    released: bool,
 }
 
 /// The streams of this process.
@@ -32,6 +34,12 @@ struct Here {
 /// hiccup, and then less and less often.
 const PROBES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
+/// A lease that a store may have: not nothing, and no longer than can be added to a clock.
+const LEASES: (Duration, Duration) = (
+    Duration::from_millis(10),
+    Duration::from_secs(365 * 24 * 60 * 60),
+);
+
 impl Keeper {
     /// Has one at work. Producers and followers ask for it again and again, since the runtime of the
     /// last one may have gone.
@@ -40,13 +48,14 @@ impl Keeper {
             let keeper = Self {
                 hub: Arc::downgrade(hub),
                 called: hub.keeper_call(),
-                lease: hub.store.lease(),
+                lease: hub.store.lease().clamp(LEASES.0, LEASES.1),
+                released: false,
             };
             tokio::spawn(keeper.run());
         }
     }
 
-    async fn run(self) {
+    async fn run(mut self) {
         let mut probe = PROBES.0;
         let mut pause = self.lease / 3;
         loop {
@@ -57,6 +66,7 @@ impl Keeper {
             };
             let here = Here::of(&hub);
             if here.is_nothing() && !hub.keep_on() {
+                self.released = true;
                 return;
             }
             self.round(&hub, &here).await;
@@ -96,7 +106,7 @@ impl Here {
                 return;
             }
             here.produced.push(stream);
-            if live.readers() == 0 {
+            if live.wants_readers() {
                 here.unread.push(stream);
             }
         });
@@ -111,7 +121,7 @@ impl Here {
 impl Drop for Keeper {
     /// Also when its runtime goes.
     fn drop(&mut self) {
-        if let Some(hub) = self.hub.upgrade() {
+        if let Some(hub) = self.hub.upgrade().filter(|_| !self.released) {
             hub.release_keeper();
         }
     }

@@ -101,14 +101,18 @@ impl Log {
         }
     }
 
-    /// Says how the stream ended. False if the store is down.
+    /// Says how the stream ended. False if that is to be said again.
     pub(super) async fn close(&mut self, last: u64, end: StreamEnd) -> bool {
         if self.rests() || self.try_store().await.is_err() {
             return false;
         }
         let store = &self.hub.store;
         let closed = store.close(self.stream, last, end);
-        self.hub.ask_to_write(closed).await.is_ok()
+        // A store that has lost the stream has nothing left whose end could be told.
+        !matches!(
+            self.hub.ask_to_write(closed).await,
+            Err(StoreError::Failed(_))
+        )
     }
 
     /// The store is left alone: for all streams while it is down, and for this one while it fails for
@@ -132,7 +136,12 @@ impl Log {
             Ok(()) => self.rest = None,
             Err(StoreError::Failed(_)) => self.begin_rest(start.elapsed()),
             // To ask again would be to hear the same again.
-            Err(StoreError::Refused(_) | StoreError::Unknown) => self.forget_over(NOTHING),
+            Err(StoreError::Refused(_) | StoreError::Unknown) => {
+                self.forget_over(NOTHING);
+                if !self.opened {
+                    self.begin_rest(start.elapsed());
+                }
+            }
         }
         outcome
     }

@@ -42,6 +42,8 @@
 //!
 //! let first = service.clone().oneshot(Request::new(())).await.unwrap();
 //! let stream = first.headers()["sse-stream"].to_str().unwrap().to_owned();
+//! // Say that the connection is lost behind the first event.
+//! drop(first.into_body().frame().await);
 //!
 //! let last_id = format!("{stream}.1");
 //! let again = Request::builder().header("last-event-id", last_id).body(()).unwrap();

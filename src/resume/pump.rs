@@ -54,8 +54,8 @@ const BYTES_PER_TURN: usize = 32 * 1024;
 /// How often the end of a stream is tried to be told to a store that is down.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How long the end of a stream waits for a store that is down.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How long the end of a stream waits for a store that is down: at least, and at most.
+const WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
 impl<B> Pump<B>
 where
@@ -79,6 +79,7 @@ where
         loop {
             match poll_fn(|cx| self.poll_turn(cx)).await {
                 Turn::Store => self.pass_on().await,
+                Turn::Unread if self.hold.is_read_elsewhere().await => {}
                 // From here on it is not to be found, so nobody comes too late.
                 Turn::Unread if self.hold.release_unread() => {
                     return self.end(LiveEnd::Abandoned).await;
@@ -207,7 +208,8 @@ where
 
     /// A store that is down is waited for, as long as a reader would be.
     async fn close(&mut self, end: StreamEnd) {
-        let give_up = Instant::now() + self.settings.grace.min(LONGEST_WAIT);
+        let grace = self.settings.grace.clamp(WAITS.0, WAITS.1);
+        let give_up = Instant::now() + grace;
         let last = self.cutter.last();
         while !self.log.close(last, end).await {
             if Instant::now() >= give_up {

@@ -147,8 +147,8 @@ impl Reader {
         Source::Store(Mutex::new(Box::pin(async move {
             if waits {
                 match hub.store.next(stream, after, limit).await {
-                    Ok(page) => return Some(page),
-                    Err(_) => sleep(RETRY).await,
+                    Ok(page) if !page.says_nothing() => return Some(page),
+                    _ => sleep(RETRY).await,
                 }
             }
             let read = || hub.store.read(stream, after, limit);

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tower_service::Service;
 
 use super::{
-    ResumeBody, StreamId,
+    ResumeBody, StreamEnd, StreamId,
     about::{About, Principal},
     ask::{Ask, COMPLETE, LOST, RESUMED, SSE_RESUME, SSE_STREAM, Want, strip},
     find::{Found, find},
@@ -22,7 +22,7 @@ use super::{
     reader::Reader,
     stats::Count,
 };
-use crate::{detect::EventStream, error::BoxError, headers, trace::trace};
+use crate::{detect::EventStream, error::BoxError, headers, trace::trace, withdraw::Withdraw};
 
 /// A service whose event streams outlive their connections.
 #[derive(Clone, Debug)]
@@ -202,9 +202,7 @@ impl Shared {
     {
         let (mut head, body) = response.into_parts();
         let stream = ask.filter(|ask| {
-            // What is refused must not run on without a reader.
-            !ask.late
-                && head.status.is_success()
+            head.status.is_success()
                 && EventStream::of(&head, ask.client) == Some(EventStream::Plain)
         });
         let (Some(ask), Some(id)) = (stream, new_id()) else {
@@ -213,6 +211,12 @@ impl Shared {
         let about = Arc::new(About::new(Principal::new(id, &ask.principal), &head));
         let (hold, seat) = self.hub.begin(id, about.clone());
         self.hub.counters.add(Count::Started);
+        let live = hold.live.clone();
+        // What a drain refuses must not run on without a reader.
+        head.extensions.insert(Withdraw::new(move |headers| {
+            headers.remove(SSE_STREAM);
+            live.stop(StreamEnd::Abandoned);
+        }));
         tokio::spawn(Pump::new(body, hold, about.clone(), self.settings.clone()).run());
         headers::unbind(&mut head.headers);
         let reader = Reader::new(self.hub.clone(), id, about, Some(seat), 0, ask.ids);

@@ -42,7 +42,7 @@ impl LineEnd {
         self.as_str().as_bytes()
     }
 
-    pub(crate) fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Lf => "\n",
             Self::CrLf => "\r\n",

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    future::ready,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -10,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use tokio::time::sleep;
 use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneService};
 use tower_sse::{
     MemoryStore, ResumeLayer, ResumeStore,
@@ -36,6 +36,8 @@ pub(crate) struct World {
 pub(crate) struct Upstream {
     head: Arc<dyn Fn(Response<()>) -> Response<()> + Send + Sync>,
     steps: Arc<Vec<Step>>,
+    /// How long the head takes.
+    delay: Duration,
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
@@ -55,6 +57,7 @@ impl Upstream {
         Self {
             head: Arc::new(|head| head),
             steps: Arc::new(steps.into_iter().collect()),
+            delay: Duration::ZERO,
             calls: Arc::default(),
         }
     }
@@ -64,6 +67,11 @@ impl Upstream {
         head: impl Fn(Response<()>) -> Response<()> + Send + Sync + 'static,
     ) -> Self {
         self.head = Arc::new(head);
+        self
+    }
+
+    pub(crate) fn after(mut self, seconds: f64) -> Self {
+        self.delay = Duration::from_secs_f64(seconds);
         self
     }
 
@@ -86,7 +94,15 @@ impl World {
         B: http_body::Body<Data = Bytes, Error: Into<tower_sse::BoxError>> + Send + 'static,
     {
         let answers = upstream.clone();
-        let inner = service_fn(move |request| ready(Ok(answers.answer(request))));
+        let inner = service_fn(move |request| {
+            let answers = answers.clone();
+            async move {
+                if !answers.delay.is_zero() {
+                    sleep(answers.delay).await;
+                }
+                Ok(answers.answer(request))
+            }
+        });
         let service = layer.layer(BoxCloneService::new(inner));
         let service = service.map_response(|response| response.map(boxed));
         Self {

@@ -130,6 +130,12 @@ impl Live {
         self.state().readers.iter().flatten().count()
     }
 
+    /// A reader elsewhere would matter: nobody reads here, or who does has stalled.
+    pub(in crate::resume) fn wants_readers(&self) -> bool {
+        let state = self.state();
+        state.left.is_some() || state.starved || state.is_attended()
+    }
+
     pub(in crate::resume) fn newest(&self) -> u64 {
         self.state().newest
     }
@@ -158,7 +164,7 @@ impl Live {
         if let Some(end) = state.stop {
             return Poll::Ready(end);
         }
-        let old = state.producer.replace(cx.waker().clone());
+        let old = register(&mut state.producer, cx);
         drop(state);
         drop(old);
         Poll::Pending
@@ -171,9 +177,9 @@ impl Live {
     pub(in crate::resume) fn room(&self, log: Bounds) -> Bounds {
         let mut state = self.state();
         let most = match state.left {
-            Some(_) if state.is_attended() => return Bounds::UNBOUNDED,
-            Some(_) => log.half(),
-            None => TAIL,
+            // Those who read elsewhere set a pace of half a log per word of theirs.
+            None if !state.is_attended() => TAIL,
+            _ => log.half(),
         };
         let room = Bounds {
             count: most.count.saturating_sub(state.unread_pieces()),
@@ -189,7 +195,7 @@ impl Live {
         if state.left.is_some() {
             return Poll::Ready(());
         }
-        let old = state.producer.replace(cx.waker().clone());
+        let old = register(&mut state.producer, cx);
         drop(state);
         drop(old);
         Poll::Pending
@@ -387,11 +393,6 @@ impl fmt::Debug for Live {
 }
 
 impl Bounds {
-    pub(in crate::resume) const UNBOUNDED: Self = Self {
-        count: usize::MAX,
-        bytes: usize::MAX,
-    };
-
     fn half(self) -> Self {
         Self {
             count: self.count.div_ceil(2),
@@ -431,6 +432,15 @@ impl From<&LiveEnd> for StreamEnd {
             LiveEnd::Abandoned => Self::Abandoned,
         }
     }
+}
+
+/// Returns the waker that it replaces: it is dropped where no lock is held.
+fn register(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
+    let same = |waker: &Waker| waker.will_wake(cx.waker());
+    if slot.as_ref().is_some_and(same) {
+        return None;
+    }
+    slot.replace(cx.waker().clone())
 }
 
 fn wake(waker: Option<Waker>) {

@@ -3,7 +3,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{Live, LiveEnd, State, wake};
+use super::{Live, LiveEnd, State, register, wake};
 use crate::resume::piece::{Piece, Place};
 
 /// One reader of a [`Live`]; dropped, it has left.
@@ -97,7 +97,7 @@ impl Seat {
         }
         let producer = state.set_pace(at);
         let slot = state.readers.get_mut(self.index).and_then(Option::as_mut);
-        let old = slot.and_then(|slot| slot.waker.replace(cx.waker().clone()));
+        let old = slot.and_then(|slot| register(&mut slot.waker, cx));
         drop(state);
         drop(old);
         wake(producer);
