@@ -397,6 +397,7 @@ async fn our_ids_in_the_query_do_not_reach_the_service() {
         (format!("last={unknown}.1"), None),
         (format!("a=1&last={unknown}.1&b=%20"), Some("a=1&b=%20")),
         (format!("a=1&sse-stream={unknown}"), Some("a=1")),
+        (format!("l%61st={unknown}.1&b"), Some("b")),
     ] {
         let calls = world.calls();
         let answer = world.ask(request("GET", &format!("/?{query}"), &[])).await;

@@ -304,6 +304,65 @@ fn without_a_runtime_a_stream_passes_as_it_is() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_a_stream_from_the_start_holds_up_nobody() {
+    let layer = ResumeLayer::new(MemoryStore::new().max_bytes(100));
+    let world = World::new(layer, Upstream::new(numbers(3)));
+    assert_eq!(
+        data_of(&world.post("").await.events().await),
+        expected(1, 3)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_no_stream_saw_the_end_of_is_over_for_the_next() {
+    let store = Faulty::default();
+    let layer = ResumeLayer::new(store.clone());
+    let first = World::new(layer.clone(), Upstream::new(numbers(3)));
+    let burst = (1..=2000).map(|n| data(format!("data: {n}\n\n")));
+    let second = World::new(layer.clone(), Upstream::new(burst));
+    let answer = first.post("").await;
+    sleep(Duration::from_millis(1500)).await;
+    store.set(Fault::Down);
+    assert_eq!(answer.events().await.len(), 3);
+    sleep(seconds(100)).await;
+    assert!(layer.handle().streams().is_empty());
+    store.set(Fault::None);
+    sleep(seconds(3600)).await;
+    assert_eq!(second.post("").await.events().await.len(), 2000);
+    assert_eq!(layer.handle().stats().unstored, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_is_told_to_a_store_that_comes_back_though_nobody_reads() {
+    let store = Faulty::default();
+    let layer = ResumeLayer::new(store.clone()).grace(Duration::ZERO);
+    let world = World::new(layer.clone(), Upstream::new(numbers(100)));
+    let answer = world.post("").await;
+    let stream = answer.stream();
+    let reading = tokio::spawn(answer.record_for(5.5));
+    sleep(Duration::from_millis(3200)).await;
+    store.set(Fault::Down);
+    reading.await.unwrap();
+    sleep(seconds(2)).await;
+    store.set(Fault::None);
+    layer.handle().finish(seconds(60)).await;
+    let again = world.post(&format!("{stream}.0")).await.record().await;
+    assert_eq!(
+        data_of(&reference::parse(&again.bytes()).events),
+        expected(1, 5)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_lease_is_survived() {
+    for lease in [Duration::ZERO, Duration::MAX] {
+        let store = MemoryStore::new().lease(lease);
+        let world = World::new(ResumeLayer::new(store), Upstream::new(numbers(3)));
+        assert_eq!(world.post("").await.events().await.len(), 3);
+    }
+}
+
 // === pace ===
 
 #[tokio::test(start_paused = true)]
@@ -476,4 +535,51 @@ async fn a_reader_that_stalls_holds_up_nobody_who_is_ahead() {
     let ahead = b.post(&format!("{stream}.2000")).await;
     assert_eq!(count(ahead).await, (1020, End::Clean));
     assert_eq!(first.await.unwrap().len(), 3020);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_vanished_here_holds_up_nobody_elsewhere() {
+    let store = MemoryStore::new();
+    let steps: Vec<_> = fast(1, 3000).collect();
+    let (a, b) = (machine(&store, &steps), machine(&store, &steps));
+    // Its connection is dead, and nobody knows.
+    let mut vanished = a.post("").await;
+    let stream = vanished.stream();
+    for _ in 0..5 {
+        vanished.body.frame().await.unwrap().unwrap();
+    }
+    let there = b.post(&format!("{stream}.5")).await;
+    assert_eq!(count(there).await, (2995, End::Clean));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_stream_waits_for_who_reads_it_elsewhere() {
+    let store = MemoryStore::new();
+    let burst = (6..=20_000).map(|n| data(format!("data: {n:0100}\n\n")));
+    let steps: Vec<_> = numbers(5)
+        .into_iter()
+        .chain([pause(10.0)])
+        .chain(burst)
+        .collect();
+    let (a, b) = (machine(&store, &steps), machine(&store, &steps));
+    let first = a.post("").await;
+    let stream = first.stream();
+    first.record_for(5.5).await;
+    let there = b.post(&format!("{stream}.5")).await;
+    assert_eq!(count(there).await, (19_995, End::Clean));
+    assert_eq!((a.calls(), b.calls()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_elsewhere_at_the_end_of_the_grace_is_seen() {
+    for after in [20, 24, 28, 29] {
+        let store = MemoryStore::new();
+        let (a, b) = (machine(&store, &numbers(60)), machine(&store, &numbers(60)));
+        let first = a.post("").await;
+        let stream = first.stream();
+        first.record_for(1.5).await;
+        sleep(seconds(after)).await;
+        let there = b.post(&format!("{stream}.1")).await;
+        assert_eq!(count(there).await, (59, End::Clean), "{after}");
+    }
 }
