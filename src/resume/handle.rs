@@ -38,7 +38,7 @@ impl Resume {
         Self { hub }
     }
 
-    /// All of them, in no order.
+    /// All of them, in no order; also those that have ended and still tell the store so.
     #[must_use]
     pub fn streams(&self) -> Vec<ProducedStream> {
         let running = self.hub.list().into_iter();

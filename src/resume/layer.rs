@@ -12,8 +12,8 @@ use crate::{client::Client, judge::Judge};
 /// land on another machine, and the service is called once.
 ///
 /// The response says the stream's id in `sse-stream`. An event's id is that text, a dot and the
-/// event's number, and a request with such a `Last-Event-ID`, of any method but `HEAD`, is answered
-/// from the store, strictly behind that event, and then live. The service and what is inside of this
+/// event's number, and a request with such a `Last-Event-ID`, of any method but `HEAD` and `OPTIONS`,
+/// is answered from the store, strictly behind that event, and then live. The service and what is inside of this
 /// layer do not see it: authentication belongs outside.
 ///
 /// - A browser's `EventSource` gets `id:` lines and needs nothing else. So does whoever asks for them
@@ -129,7 +129,7 @@ impl ResumeLayer {
 
     /// How many events of a stream are kept, the newest. Default: 10,000.
     ///
-    /// While nobody reads, upstream is read no further than what nobody has seen fits into half of
+    /// While nobody reads here, upstream is read no further than what nobody has seen fits into half of
     /// this, and of [`max_bytes`](Self::max_bytes); the other half is for what was on its way.
     pub fn max_events(mut self, events: usize) -> Self {
         self.settings.log.count = events.max(1);

@@ -18,7 +18,8 @@
 //! - An event is in the store before a client can have its id. While the store is down streams go
 //!   on without it, and bring it up to date when it is back.
 //! - Upstream is read at the pace of the fastest reader, as without the layer. A slower one reads
-//!   from the store, and is broken off when that has dropped what comes next.
+//!   from the store, and is broken off when that has dropped what comes next. Of readers on other
+//!   machines only is known that they are there: for them it is half a log three times in a lease.
 //! - Nothing is lost without a word: a stream that cannot be told to its end breaks off, and whoever
 //!   comes back for what is gone is told so by [`LossPolicy`].
 //!

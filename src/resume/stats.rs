@@ -10,14 +10,16 @@ pub struct ResumeStats {
     pub resumed: u64,
     /// Requests that found their stream at its end, and were told so by 204.
     pub complete: u64,
-    /// Requests that found their stream gone, or not theirs, and met the
+    /// Requests that found their stream gone, not theirs or out of reach, and met the
     /// [`LossPolicy`](super::LossPolicy).
     pub lost: u64,
-    /// Readers whose connection was broken off, since what comes next is not in the store any more.
+    /// Readers whose connection was broken off, since the store does not have what comes next, or was
+    /// out of reach for too long.
     pub broken_off: u64,
     /// Streams that were ended before their time: nobody read them, or the process was shut down.
     pub abandoned: u64,
-    /// Events that were given up for the store: it was down for too long, or they were too large.
+    /// Events that the store will not have: it was down for too long or refused them, or they were too
+    /// large.
     pub unstored: u64,
     /// Calls that the store failed or refused.
     pub store_faults: u64,
