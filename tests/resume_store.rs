@@ -355,6 +355,27 @@ async fn an_end_is_told_to_a_store_that_comes_back_though_nobody_reads() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_store_that_was_down_has_still_to_get_is_no_loss() {
+    let store = Faulty::default();
+    let layer = ResumeLayer::new(store.clone());
+    // With the comments, the live end holds half as many events as wait for the store.
+    let steps = fast(1, 1000).flat_map(|step| [data(": c\n\n"), step]);
+    let world = World::new(layer.clone(), Upstream::new(steps));
+    let first = world.post("").await;
+    let stream = first.stream();
+    let first = tokio::spawn(first.events());
+    sleep(seconds(3)).await;
+    store.set(Fault::Down);
+    sleep(seconds(4)).await;
+    // It is back, and the producer does not know yet.
+    store.set(Fault::None);
+    let again = world.post(&format!("{stream}.305")).await;
+    assert_eq!(again.header("sse-resume"), "resumed");
+    assert_eq!(data_of(&again.events().await), expected(306, 1000));
+    assert_eq!((first.await.unwrap().len(), world.calls()), (1000, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn any_lease_is_survived() {
     for lease in [Duration::ZERO, Duration::MAX] {
         let store = MemoryStore::new().lease(lease);

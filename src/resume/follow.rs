@@ -104,9 +104,8 @@ impl Follower {
         if let Some(event) = page.events.last() {
             self.number = event.number;
         }
-        self.hold
-            .live
-            .publish(page.events.into_iter().map(Piece::of));
+        let pieces = page.events.into_iter().map(Piece::of);
+        self.hold.live.publish(pieces, None);
         match page.then {
             Then::More | Then::Running => None,
             Then::Ended { last, end } if self.number >= last => Some(end.into()),

@@ -86,6 +86,11 @@ impl Log {
         !rests
     }
 
+    /// The first event that the store has still to get.
+    pub(super) fn pending(&self) -> Option<u64> {
+        Some(self.pending.front()?.number)
+    }
+
     /// Adds the event to what the store is to get.
     pub(super) fn push(&mut self, event: StoredEvent) {
         self.kept.push(event.number, event.bytes.len());

@@ -184,7 +184,7 @@ where
             pieces.push(piece);
         }
         self.log.store().await;
-        self.hold.live.publish(pieces);
+        self.hold.live.publish(pieces, self.log.pending());
     }
 
     async fn end(mut self, end: LiveEnd) {

@@ -144,8 +144,11 @@ impl Reader {
     fn page(&self, waits: bool) -> Source {
         let (hub, stream, limit) = (self.hub.clone(), self.stream, self.limit);
         let after = self.spot.number;
+        let produced_here = self.seat.as_ref().is_some_and(Seat::is_produced);
         Source::Store(Mutex::new(Box::pin(async move {
-            if waits {
+            if waits && produced_here {
+                sleep(RETRY).await;
+            } else if waits {
                 match hub.store.next(stream, after, limit).await {
                     Ok(page) if !page.says_nothing() => return Some(page),
                     _ => sleep(RETRY).await,
@@ -180,9 +183,16 @@ impl Reader {
             (Then::More, _) | (Then::Running | Then::Lost, Some(_)) if some => {}
             // Somebody else is further on, who had more than the store.
             (Then::Running, Some(false)) => self.source = self.page(true),
+            (Then::Running, Some(true)) if self.is_to_come() => self.source = self.page(true),
             // What the live end says is missing is not in the store either.
             (Then::More | Then::Running | Then::Ended { .. } | Then::Lost, _) => self.break_off(),
         }
+    }
+
+    /// The store is late: it was down.
+    fn is_to_come(&self) -> bool {
+        let seat = self.seat.as_ref();
+        seat.is_some_and(|seat| seat.is_pending(self.spot.number + 1))
     }
 
     /// The stream runs on another machine, and there is no more of it so far.

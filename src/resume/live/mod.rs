@@ -1,3 +1,5 @@
+mod bounds;
+mod end;
 mod seat;
 
 use std::{
@@ -7,15 +9,17 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use http::HeaderMap;
 use tokio::time::Instant;
 
-pub(super) use self::seat::{Reading, Seat, Spot, Standing};
+pub(super) use self::{
+    bounds::{Bounds, TAIL},
+    end::LiveEnd,
+    seat::{Reading, Seat, Spot, Standing},
+};
 use super::{
     StreamEnd,
     piece::{Piece, Place},
 };
-use crate::error::BoxError;
 
 /// A stream that is being produced, here or on another machine: its newest pieces, and those who
 /// read them.
@@ -46,6 +50,8 @@ struct State {
     attended: Option<Instant>,
     stop: Option<StreamEnd>,
     producer: Option<Waker>,
+    /// The first event that the store has still to get.
+    pending: Option<u64>,
     /// The producer waits for readers.
     starved: bool,
     /// Kept for its allocation.
@@ -64,31 +70,6 @@ struct Unread {
 struct Slot {
     waker: Option<Waker>,
 }
-
-/// How a stream ended, and what came behind its last byte.
-#[derive(Clone, Debug)]
-pub(in crate::resume) enum LiveEnd {
-    Complete(Option<HeaderMap>),
-    Stopped,
-    /// Upstream failed, or what comes is lost: the reader's connection must break, so that nobody
-    /// takes the half for the whole.
-    Broken(Option<Arc<BoxError>>),
-    /// The same, since nobody read it for too long or the process goes.
-    Abandoned,
-}
-
-/// How much may be unread.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::resume) struct Bounds {
-    pub(in crate::resume) count: usize,
-    pub(in crate::resume) bytes: usize,
-}
-
-/// What may be unread while somebody reads, and how much stays for others.
-pub(in crate::resume) const TAIL: Bounds = Bounds {
-    count: 512,
-    bytes: 64 * 1024,
-};
 
 impl Live {
     /// A stream that begins here.
@@ -116,6 +97,7 @@ impl Live {
                 attended: None,
                 stop: None,
                 producer: None,
+                pending: None,
                 starved: false,
                 woken: Vec::new(),
             }),
@@ -142,8 +124,14 @@ impl Live {
 
     // === The producer ===
 
-    pub(in crate::resume) fn publish(&self, pieces: impl IntoIterator<Item = Piece>) {
+    /// Shows pieces; `pending` is the first event that the store has still to get.
+    pub(in crate::resume) fn publish(
+        &self,
+        pieces: impl IntoIterator<Item = Piece>,
+        pending: Option<u64>,
+    ) {
         let mut state = self.state();
+        state.pending = pending;
         for piece in pieces {
             state.push(piece);
         }
@@ -389,48 +377,6 @@ impl fmt::Debug for Live {
             .field("newest", &state.newest)
             .field("end", &state.end)
             .finish_non_exhaustive()
-    }
-}
-
-impl Bounds {
-    fn half(self) -> Self {
-        Self {
-            count: self.count.div_ceil(2),
-            bytes: self.bytes.div_ceil(2),
-        }
-    }
-
-    /// There is nothing left of it.
-    pub(in crate::resume) fn is_over(self) -> bool {
-        self.count == 0 || self.bytes == 0
-    }
-}
-
-impl LiveEnd {
-    pub(in crate::resume) fn failed(error: BoxError) -> Self {
-        Self::Broken(Some(Arc::new(error)))
-    }
-}
-
-impl From<StreamEnd> for LiveEnd {
-    fn from(end: StreamEnd) -> Self {
-        match end {
-            StreamEnd::Complete => Self::Complete(None),
-            StreamEnd::Stopped => Self::Stopped,
-            StreamEnd::Failed => Self::Broken(None),
-            StreamEnd::Abandoned => Self::Abandoned,
-        }
-    }
-}
-
-impl From<&LiveEnd> for StreamEnd {
-    fn from(end: &LiveEnd) -> Self {
-        match end {
-            LiveEnd::Complete(_) => Self::Complete,
-            LiveEnd::Stopped => Self::Stopped,
-            LiveEnd::Broken(_) => Self::Failed,
-            LiveEnd::Abandoned => Self::Abandoned,
-        }
     }
 }
 

@@ -112,6 +112,12 @@ impl Seat {
         pieces.iter().find_map(find)
     }
 
+    /// Whether the event may yet come into the store.
+    pub(in crate::resume) fn is_pending(&self, number: u64) -> bool {
+        let pending = self.live.state().pending;
+        pending.is_some_and(|pending| pending <= number)
+    }
+
     pub(in crate::resume) fn is_produced(&self) -> bool {
         self.live.is_produced()
     }
