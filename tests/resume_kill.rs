@@ -154,9 +154,6 @@ mod with_redis {
         _turn: MutexGuard<'static, ()>,
     }
 
-    /// So many are enough to keep two gateways busy.
-    const ROAMERS: usize = 50;
-
     /// What became of a client.
     #[derive(Debug)]
     struct End {
@@ -222,7 +219,7 @@ mod with_redis {
         async fn at_halt(flags: &[&str]) -> Self {
             let turn = TURN.lock().await;
             let mut rng = Rng::with_seed(paced::seed());
-            let upstream = Upstream::new(&mut rng, ROAMERS, |n| kind(n) == Kind::OwnIds);
+            let upstream = Upstream::new(&mut rng, CLIENTS, |n| kind(n) == Kind::OwnIds);
             upstream.halt(|_| true);
             let server = Server::start(Stack::Axum, upstream.app(), None).await;
             let redis = Redis::start().await;
@@ -235,11 +232,11 @@ mod with_redis {
             ];
             let addresses = [0, 1].map(|n| gateways[n].address.parse().expect("an address"));
             let mut clients = JoinSet::new();
-            for n in 0..ROAMERS {
+            for n in 0..CLIENTS {
                 let (upstream, rng) = (upstream.clone(), rng.fork());
                 clients.spawn(async move { roams(&upstream, n, addresses, rng).await });
             }
-            for n in 0..ROAMERS {
+            for n in 0..CLIENTS {
                 upstream.stream(n).seen(HALT).await;
             }
             Self {
