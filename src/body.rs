@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -17,7 +17,8 @@ use crate::{
     engine::Engine,
     error::BoxError,
     flush::Flush,
-    slot::{PollFrame, Slot},
+    frames::{PollFrame, into_bytes, poll_passing},
+    slot::Slot,
     timer::Timer,
 };
 
@@ -124,10 +125,7 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
         match self.project().kind.project() {
-            KindProj::Untouched { body } => body
-                .poll_frame(cx)
-                .map_ok(|frame| frame.map_data(into_bytes))
-                .map_err(Into::into),
+            KindProj::Untouched { body } => poll_passing(body, cx),
             KindProj::Replaced { bytes } => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(*bytes))))
             }
@@ -298,10 +296,6 @@ impl fmt::Display for Aborted {
 }
 
 impl Error for Aborted {}
-
-fn into_bytes(mut data: impl Buf) -> Bytes {
-    data.copy_to_bytes(data.remaining())
-}
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ mod engine;
 mod error;
 mod event_id;
 mod flush;
+mod frames;
 mod future;
 mod headers;
 mod heartbeat;

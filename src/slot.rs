@@ -5,12 +5,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use http_body::{Body, Frame};
+use http_body::Body;
 
-use crate::drain::Reach;
-
-/// What polling a body gives.
-pub(crate) type PollFrame<D, E> = Poll<Option<Result<Frame<D>, E>>>;
+use crate::{drain::Reach, frames::PollFrame};
 
 /// The service's body, where the drain can reach it while nobody polls the body around it.
 ///

@@ -24,7 +24,7 @@ const LEVELS: [&[&str]; 7] = [
     // L2: their order
     &["engine"],
     // L3: the one body, and what it holds; and the service inside it, with a body of its own
-    &["body", "flush", "slot", "timer", "resume"],
+    &["body", "flush", "frames", "slot", "timer", "resume"],
     // L4: the one service
     &["service", "future"],
     // L5: the layers
@@ -34,14 +34,16 @@ const LEVELS: [&[&str]; 7] = [
 ];
 
 /// Who may import from its own level; on L0, anyone in whom no circle closes.
-const SAME_LEVEL: [(&str, &str); 7] = [
+const SAME_LEVEL: [(&str, &str); 9] = [
     ("body", "flush"),
+    ("body", "frames"),
     ("body", "slot"),
     ("body", "timer"),
     ("flush", "timer"),
-    ("resume", "slot"),
+    ("resume", "frames"),
     ("resume", "timer"),
     ("service", "future"),
+    ("slot", "frames"),
 ];
 
 /// What waits and polls begins above the engine.

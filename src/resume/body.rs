@@ -3,12 +3,15 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::reader::Reader;
-use crate::{error::BoxError, slot::PollFrame};
+use crate::{
+    error::BoxError,
+    frames::{PollFrame, poll_passing},
+};
 
 pin_project! {
     /// A response's body behind a [`ResumeLayer`](crate::ResumeLayer).
@@ -62,10 +65,7 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
         match self.project().kind.project() {
-            KindProj::Passed { body } => body
-                .poll_frame(cx)
-                .map_ok(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
-                .map_err(Into::into),
+            KindProj::Passed { body } => poll_passing(body, cx),
             KindProj::Read { reader } => reader.poll_frame(cx),
             KindProj::Empty => Poll::Ready(None),
         }

@@ -19,7 +19,7 @@ use super::{
     piece::Piece,
     stats::Count,
 };
-use crate::{error::BoxError, outbox::Outbox, slot::PollFrame, wire::BOM};
+use crate::{error::BoxError, frames::PollFrame, outbox::Outbox, wire::BOM};
 
 /// The body of a client that reads a stream: from the store, page by page, and then live.
 pub(super) struct Reader {
