@@ -1,4 +1,7 @@
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 use http::{HeaderName, request, response};
@@ -83,7 +86,7 @@ enum Cursor {
     Lost,
 }
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 impl EventIdLayer {
     /// Reads `Last-Event-ID` and tracks what is sent.
@@ -133,7 +136,7 @@ impl EventIdLayer {
     }
 
     pub(crate) fn on_request(&self, request: &mut request::Parts, client: Client) -> EventIds {
-        let last = last_event_id(request, self.query.as_deref());
+        let last = said_last(request, self.query.as_deref()).and_then(|said| read_id(&said));
         let assigns = self
             .assign
             .as_ref()
@@ -151,14 +154,27 @@ impl EventIdLayer {
     }
 }
 
-/// The id that the client comes back with: from the header, or else from that query parameter.
-pub(crate) fn last_event_id(request: &request::Parts, query: Option<&str>) -> Option<EventId> {
+/// What the client comes back with: from the header, or else from that query parameter.
+pub(crate) fn said_last<'a>(
+    request: &'a request::Parts,
+    query: Option<&str>,
+) -> Option<Cow<'a, [u8]>> {
     let header = request.headers.get(LAST_EVENT_ID);
-    let id = match header.filter(|id| !id.is_empty()) {
-        Some(id) => EventId::from_bytes(id.as_bytes()),
-        None => EventId::new(parameter(request, query?)?),
-    };
-    id.inspect_err(|error| trace!(debug, "ignored a Last-Event-ID", error = error))
+    match header.filter(|id| !id.is_empty()) {
+        Some(id) => Some(id.as_bytes().into()),
+        None => Some(
+            parameter(request, query?)?
+                .into_string()
+                .into_bytes()
+                .into(),
+        ),
+    }
+}
+
+/// That as an id, if it is one.
+pub(crate) fn read_id(said: &[u8]) -> Option<EventId> {
+    EventId::from_bytes(said)
+        .inspect_err(|error| trace!(debug, "ignored a Last-Event-ID", error = error))
         .ok()
 }
 

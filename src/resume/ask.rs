@@ -3,7 +3,7 @@ use http::{HeaderName, HeaderValue, Method, Uri, request};
 use super::{Cursor, StreamId, layer::Settings};
 use crate::{
     client::Client,
-    event_id::{LastEventId, last_event_id, parameter},
+    event_id::{LAST_EVENT_ID, LastEventId, parameter, read_id, said_last},
     wire::EventId,
 };
 
@@ -66,15 +66,16 @@ impl Want {
     fn of(request: &request::Parts, settings: &Settings) -> Self {
         // An outer layer may have read it from its own query parameter.
         let known = request.extensions.get::<LastEventId>();
-        let last = known.map(|LastEventId(id)| id.clone());
-        let last = last.or_else(|| last_event_id(request, settings.query.as_deref()));
-        match last {
-            None if is_ours_and_no_id(request, settings) => Self::Nowhere,
-            Some(id) if Cursor::is_ours(id.as_str().as_bytes()) => {
-                Cursor::parse(&id).map_or(Self::Nowhere, Self::After)
-            }
-            last => Self::in_stream(said(request, &SSE_STREAM), last),
+        let said_last = match known {
+            Some(LastEventId(id)) => Some(id.as_str().as_bytes().into()),
+            None => said_last(request, settings.query.as_deref()),
+        };
+        let last = said_last.as_deref().and_then(read_id);
+        if said_last.is_some_and(|said| Cursor::is_ours(&said)) {
+            let cursor = last.and_then(|id| Cursor::parse(&id));
+            return cursor.map_or(Self::Nowhere, Self::After);
         }
+        Self::in_stream(said(request, &SSE_STREAM), last)
     }
 
     /// The stream that it is about.
@@ -101,19 +102,6 @@ impl Want {
     }
 }
 
-/// Whether what was meant to be an id of ours is none at all: too long, or not UTF-8.
-fn is_ours_and_no_id(request: &request::Parts, settings: &Settings) -> bool {
-    let header = request.headers.get("last-event-id");
-    match header.filter(|id| !id.is_empty()) {
-        Some(id) => Cursor::is_ours(id.as_bytes()),
-        None => settings
-            .query
-            .as_deref()
-            .and_then(|query| parameter(request, query))
-            .is_some_and(|id| Cursor::is_ours(id.as_bytes())),
-    }
-}
-
 /// What a header says, or else the query parameter of that name.
 fn said(request: &request::Parts, name: &HeaderName) -> Option<Box<[u8]>> {
     let header = request
@@ -125,7 +113,7 @@ fn said(request: &request::Parts, name: &HeaderName) -> Option<Box<[u8]>> {
 
 /// Our id means nothing to the service.
 pub(super) fn strip(request: &mut request::Parts, settings: &Settings) {
-    request.headers.remove("last-event-id");
+    request.headers.remove(LAST_EVENT_ID);
     request.headers.remove(SSE_STREAM);
     request.extensions.remove::<LastEventId>();
     let stream = SSE_STREAM;
