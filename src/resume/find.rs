@@ -107,8 +107,8 @@ impl Stream {
         let store = &self.hub.store;
         let read = || store.read(self.id, after, FIRST_PAGE);
         let page = self.hub.ask_again(PATIENCE, read).await.ok()?;
-        let to_come = |seat: &Seat| !seat.is_produced() || seat.is_pending(after + 1);
-        let to_come = self.seat.as_ref().is_none_or(to_come);
+        let seat = self.seat.as_ref();
+        let to_come = seat.is_none_or(|seat| seat.is_to_come(after + 1));
         match (page.events.first(), page.then) {
             (Some(event), _) if event.number == after + 1 => {}
             // Where it is produced here, what is missing will not come, unless the store is late.

@@ -223,10 +223,6 @@ impl Hub {
         self.streams().get(&stream).cloned()
     }
 
-    pub(super) fn live(&self, stream: StreamId) -> Option<Arc<Live>> {
-        Some(self.streams().get(&stream)?.live.clone())
-    }
-
     pub(super) fn list(&self) -> Vec<(StreamId, Running)> {
         let streams = self.streams();
         streams.iter().map(|(id, run)| (*id, run.clone())).collect()

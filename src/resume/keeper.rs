@@ -87,8 +87,8 @@ impl Keeper {
             let attended = hub.store.attend(&here.followed, &here.unread);
             let attended = hub.ask(attended).await.unwrap_or_default();
             let until = Instant::now() + self.lease;
-            for live in attended.iter().filter_map(|stream| hub.live(*stream)) {
-                live.attend(until);
+            for running in attended.iter().filter_map(|stream| hub.running(*stream)) {
+                running.live.attend(until);
             }
         }
         if !hub.is_down() {

@@ -173,26 +173,23 @@ impl Reader {
             self.spot.turn_to(event.number);
             self.write(&Piece::of(event));
         }
-        let produced_here = self.seat.as_ref().map(Seat::is_produced);
-        match (then, produced_here) {
+        match (then, self.seat.is_some()) {
             (Then::Ended { last, end }, _) if self.spot.number >= last => {
                 self.source = Source::End(end.into());
             }
-            (Then::Running, None) => self.follow(),
+            (Then::Running, false) => self.follow(),
             // The live end knows better than the store.
-            (Then::More, _) | (Then::Running | Then::Lost, Some(_)) if some => {}
-            // Somebody else is further on, who had more than the store.
-            (Then::Running, Some(false)) => self.source = self.page(true),
-            (Then::Running, Some(true)) if self.is_to_come() => self.source = self.page(true),
+            (Then::More, _) | (Then::Running | Then::Lost, true) if some => {}
+            // Somebody else is further on, who had more than the store; or the store was down.
+            (Then::Running, true) if self.is_to_come() => self.source = self.page(true),
             // What the live end says is missing is not in the store either.
             (Then::More | Then::Running | Then::Ended { .. } | Then::Lost, _) => self.break_off(),
         }
     }
 
-    /// The store is late: it was down.
     fn is_to_come(&self) -> bool {
         let seat = self.seat.as_ref();
-        seat.is_some_and(|seat| seat.is_pending(self.spot.number + 1))
+        seat.is_some_and(|seat| seat.is_to_come(self.spot.number + 1))
     }
 
     /// The stream runs on another machine, and there is no more of it so far.

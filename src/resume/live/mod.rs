@@ -148,14 +148,11 @@ impl Live {
 
     /// Ready when the producer is to stop.
     pub(in crate::resume) fn poll_stop(&self, cx: &Context<'_>) -> Poll<StreamEnd> {
-        let mut state = self.state();
-        if let Some(end) = state.stop {
-            return Poll::Ready(end);
+        let state = self.state();
+        match state.stop {
+            Some(end) => Poll::Ready(end),
+            None => have_producer_wait(state, cx),
         }
-        let old = register(&mut state.producer, cx);
-        drop(state);
-        drop(old);
-        Poll::Pending
     }
 
     /// How much more may come; asked after [`poll_stop`](Self::poll_stop), which has the waker.
@@ -179,14 +176,11 @@ impl Live {
 
     /// Ready when nobody reads.
     pub(in crate::resume) fn poll_unread(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut state = self.state();
-        if state.left.is_some() {
-            return Poll::Ready(());
+        let state = self.state();
+        match state.left {
+            Some(_) => Poll::Ready(()),
+            None => have_producer_wait(state, cx),
         }
-        let old = register(&mut state.producer, cx);
-        drop(state);
-        drop(old);
-        Poll::Pending
     }
 
     /// Since when nobody reads, here or elsewhere; later than now while somebody elsewhere does.
@@ -378,6 +372,13 @@ impl fmt::Debug for Live {
             .field("end", &state.end)
             .finish_non_exhaustive()
     }
+}
+
+fn have_producer_wait<T>(mut state: MutexGuard<'_, State>, cx: &Context<'_>) -> Poll<T> {
+    let old = register(&mut state.producer, cx);
+    drop(state);
+    drop(old);
+    Poll::Pending
 }
 
 /// Returns the waker that it replaces: it is dropped where no lock is held.

@@ -112,10 +112,10 @@ impl Seat {
         pieces.iter().find_map(find)
     }
 
-    /// Whether the event may yet come into the store.
-    pub(in crate::resume) fn is_pending(&self, number: u64) -> bool {
+    /// Whether the event may yet come into the store: from elsewhere always, from here if it is late.
+    pub(in crate::resume) fn is_to_come(&self, number: u64) -> bool {
         let pending = self.live.state().pending;
-        pending.is_some_and(|pending| pending <= number)
+        !self.live.produced || pending.is_some_and(|pending| pending <= number)
     }
 
     pub(in crate::resume) fn is_produced(&self) -> bool {
