@@ -2,7 +2,8 @@ use std::{
     error::Error,
     fmt, mem,
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -12,13 +13,14 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use crate::{
-    drain::Ending,
+    departure::{Ending, How},
     end::EndReason,
     engine::Engine,
     error::BoxError,
     flush::Flush,
     frames::{PollFrame, into_bytes, poll_passing},
     slot::Slot,
+    stall::Pulse,
     timer::Timer,
 };
 
@@ -51,15 +53,15 @@ pin_project! {
 }
 
 /// The error of a stream that was broken off, so that its client does not take it for complete.
-///
-/// It comes from a [drain](crate::DrainLayer) whose deadline passed in the middle of an answer.
 #[derive(Debug)]
-pub struct Aborted(());
+pub struct Aborted(EndReason);
 
 #[derive(Debug)]
 struct Stream<B> {
     engine: Engine,
     slot: Slot<B>,
+    /// Where the stream is watched for a client that does not read.
+    pulse: Option<(Arc<Pulse>, Waker)>,
     timer: Timer,
     flush: Flush,
     stage: Stage,
@@ -99,10 +101,13 @@ impl<B> SseBody<B> {
 impl<B: Send + 'static> SseBody<B> {
     pub(crate) fn stream(body: B, mut engine: Engine) -> Self {
         let slot = Slot::new(body);
-        engine.on_open(|| slot.reach());
+        let held = engine.on_open(slot.relay(), &slot.reach());
+        let pulse = held.pulse().cloned();
+        slot.hold(held);
         let stream = Stream {
             engine,
             slot,
+            pulse: pulse.map(|pulse| (pulse.clone(), pulse.waker())),
             timer: Timer::default(),
             flush: Flush::default(),
             stage: Stage::Open,
@@ -158,8 +163,26 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    /// In this order, always: output, drain, upstream, and in silence the heartbeat.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
+        if self.pulse.is_some() || self.engine.is_watched() {
+            // Before the drain is asked whether it has started: a start that comes after that
+            // question finds the waker here.
+            self.slot.relay().set(cx.waker());
+        }
+        let Some((pulse, waker)) = self.pulse.take() else {
+            return self.poll_next(cx);
+        };
+        pulse.on_poll();
+        let next = self.poll_next(&mut Context::from_waker(&waker));
+        if next.is_ready() {
+            pulse.owe();
+        }
+        self.pulse = Some((pulse, waker));
+        next
+    }
+
+    /// In this order, always: output, drain, life time, upstream, and in silence the heartbeat.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
         loop {
             if let Some(bytes) = self.engine.take_output() {
                 return Poll::Ready(Some(Ok(Frame::data(self.watched(bytes)))));
@@ -174,9 +197,6 @@ where
 
     /// Ready when there is output, the stage has changed, or it is time to look again.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.engine.is_watched() {
-            self.slot.on_poll(cx);
-        }
         if let Some(ending) = self.engine.on_poll(Instant::now) {
             self.on_ending(ending);
             return Poll::Ready(());
@@ -197,10 +217,8 @@ where
         for _ in 0..FRAMES_PER_POLL {
             match ready!(self.slot.poll_frame(cx)) {
                 Some(Ok(frame)) => self.on_frame(frame),
-                Some(Err(error)) => {
-                    self.finish(EndReason::Failed, Stage::Failing(error.into()));
-                }
-                None => self.finish(EndReason::Complete, Stage::Ended),
+                Some(Err(error)) => self.on_error(error.into()),
+                None => self.on_upstream_end(Stage::Ended),
             }
             if self.engine.is_full() || !self.is_open() {
                 break;
@@ -210,10 +228,15 @@ where
     }
 
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let next = self.engine.on_silence(Instant::now());
+        let now = Instant::now();
+        if let Some(ending) = self.engine.on_silence(now) {
+            self.on_ending(ending);
+            return Poll::Ready(());
+        }
         if self.engine.has_output() {
             return Poll::Ready(());
         }
+        let next = self.engine.next_deadline(now);
         next.map_or(Poll::Pending, |deadline| {
             self.timer.poll_until(deadline, cx)
         })
@@ -240,20 +263,44 @@ where
             }
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
-                    self.finish(EndReason::Complete, Stage::Trailers(trailers));
+                    self.on_upstream_end(Stage::Trailers(trailers));
                 }
             }
         }
     }
 
-    fn on_ending(&mut self, ending: Ending) {
-        match ending {
-            Ending::Clean => self.finish(EndReason::Drained, Stage::Ended),
-            Ending::Abort => {
-                let error = Box::new(Aborted(()));
-                self.finish(EndReason::Aborted, Stage::Failing(error));
-            }
+    /// Upstream has ended, and `stage` comes after what it gave; or nobody read it, and it was freed.
+    fn on_upstream_end(&mut self, stage: Stage) {
+        if let Some(reason) = self.slot.freed() {
+            self.finish(reason, Stage::Failing(Box::new(Aborted(reason))));
+        } else if let Some(ending) = self.engine.on_upstream_end(false) {
+            self.on_ending(ending);
+        } else {
+            self.finish(EndReason::Complete, stage);
         }
+    }
+
+    fn on_error(&mut self, error: BoxError) {
+        let ending = self.engine.on_upstream_end(true);
+        let stage = match ending {
+            Some(Ending {
+                how: How::Clean, ..
+            }) => Stage::Ended,
+            _ => Stage::Failing(error),
+        };
+        self.finish(
+            ending.map_or(EndReason::Failed, |ending| ending.reason),
+            stage,
+        );
+    }
+
+    fn on_ending(&mut self, ending: Ending) {
+        let Ending { reason, how } = ending;
+        let stage = match how {
+            How::Clean => Stage::Ended,
+            How::Abort => Stage::Failing(Box::new(Aborted(reason))),
+        };
+        self.finish(reason, stage);
     }
 
     /// Costs an allocation, so only where an error follows or may soon.
@@ -289,9 +336,25 @@ impl<B: Default> Default for SseBody<B> {
     }
 }
 
+impl Aborted {
+    /// Why the stream was broken off.
+    #[must_use]
+    pub fn reason(&self) -> EndReason {
+        self.0
+    }
+}
+
 impl fmt::Display for Aborted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("event stream broken off: the drain's deadline passed")
+        let why = match self.0 {
+            EndReason::Aborted => "the drain's deadline passed",
+            EndReason::Truncated => "its upstream ended in the middle of the answer",
+            EndReason::Silent => "its upstream has said nothing for too long",
+            EndReason::Expired => "its time is over",
+            EndReason::Stalled => "its client did not read",
+            other => other.as_str(),
+        };
+        write!(f, "event stream broken off: {why}")
     }
 }
 

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 
 use crate::{
     body::SseBody,
-    engine::{Concerns, Exchange, Handling},
+    engine::{Concerns, Exchange, Handling, Refused},
 };
 
 pin_project! {
@@ -18,19 +18,43 @@ pin_project! {
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
         #[pin]
-        inner: F,
-        concerns: Arc<Concerns>,
-        // Taken when the head arrives.
-        exchange: Option<Exchange>,
+        kind: Kind<F>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    #[derive(Debug)]
+    enum Kind<F> {
+        Called {
+            #[pin]
+            inner: F,
+            concerns: Arc<Concerns>,
+            // Taken when the head arrives.
+            exchange: Option<Exchange>,
+        },
+        // The service was not called.
+        Refused { response: Option<Refused> },
     }
 }
 
 impl<F> ResponseFuture<F> {
     pub(crate) fn new(inner: F, concerns: Arc<Concerns>, exchange: Exchange) -> Self {
+        let exchange = Some(exchange);
         Self {
-            inner,
-            concerns,
-            exchange: Some(exchange),
+            kind: Kind::Called {
+                inner,
+                concerns,
+                exchange,
+            },
+        }
+    }
+
+    pub(crate) fn refused(response: Refused) -> Self {
+        Self {
+            kind: Kind::Refused {
+                response: Some(response),
+            },
         }
     }
 }
@@ -43,13 +67,25 @@ where
     type Output = Result<Response<SseBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let (mut head, body) = ready!(this.inner.poll(cx))?.into_parts();
-        let exchange = this.exchange.take().expect("polled after completion");
-        let body = match this.concerns.on_response(&mut head, exchange) {
-            Handling::Untouched => SseBody::untouched(body),
-            Handling::Replaced(bytes) => SseBody::replaced(bytes),
-            Handling::Stream(engine) => SseBody::stream(body, engine),
+        let (head, body) = match self.project().kind.project() {
+            KindProj::Called {
+                inner,
+                concerns,
+                exchange,
+            } => {
+                let (mut head, body) = ready!(inner.poll(cx))?.into_parts();
+                let exchange = exchange.take().expect("polled after completion");
+                let body = match concerns.on_response(&mut head, exchange) {
+                    Handling::Untouched => SseBody::untouched(body),
+                    Handling::Replaced(bytes) => SseBody::replaced(bytes),
+                    Handling::Stream(engine) => SseBody::stream(body, engine),
+                };
+                (head, body)
+            }
+            KindProj::Refused { response } => {
+                let (head, body) = *response.take().expect("polled after completion");
+                (head, SseBody::replaced(body))
+            }
         };
         Poll::Ready(Ok(Response::from_parts(head, body)))
     }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::{
     client::{Client, Gemini},
     jitter::Jitter,
+    shape::HeartbeatShape,
     wire::{BlockEnd, Comment, Field, LineEnd, Position, comment_line},
 };
 
@@ -61,33 +62,6 @@ pub struct HeartbeatLayer {
     shape: HeartbeatShape,
     start: HeartbeatStart,
     inside_events: bool,
-}
-
-/// The bytes of a heartbeat.
-///
-/// None of them is safe for every client, though all are legal between events: many libraries make an empty event of a comment that has a blank line behind it, others
-/// lose the next event when it has none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HeartbeatShape {
-    /// What this client survives, told from its request and its stream; the default.
-    ///
-    /// [`CommentLine`](Self::CommentLine) where the request's `Accept` names `text/event-stream`
-    /// or the stream has carried an id, [`BlankLines`](Self::BlankLines) or nothing for Google's
-    /// libraries, [`CommentBlock`](Self::CommentBlock) for all others (the SDKs of OpenAI and
-    /// Anthropic, hand-written loops, curl).
-    #[default]
-    Auto,
-    /// `: keep-alive\n`. Loses the next event in code that splits at blank lines and then looks at
-    /// how a part begins, Google's libraries among it.
-    CommentLine,
-    /// `: keep-alive\n\n`. An extra, empty event in `@microsoft/fetch-event-source`, and in the
-    /// Python library of OpenAI where the stream has ids.
-    CommentBlock,
-    /// Two blank lines, in the stream's own line ends.
-    BlankLines,
-    /// Nothing.
-    Silent,
 }
 
 /// When heartbeats may begin.
@@ -252,7 +226,7 @@ impl Heartbeat {
         now: Instant,
         at: Position,
         end: LineEnd,
-    ) -> Option<Bytes> {
+    ) -> Option<(HeartbeatShape, Bytes)> {
         let at_once = self.start == HeartbeatStart::AtOnce;
         if !at_once && self.due.is_none_or(|due| now < due) {
             return None;
@@ -264,8 +238,10 @@ impl Heartbeat {
         self.wait = self.layer.jitter.earlier(self.interval);
         match at {
             _ if self.start == HeartbeatStart::AfterFirstEvent => None,
-            Position::Boundary => Some(self.bytes(end)),
-            Position::LineStart if self.may_interrupt() => Some(self.layer.line.clone()),
+            Position::Boundary => Some((self.shape(), self.bytes(end))),
+            Position::LineStart if self.may_interrupt() => {
+                Some((HeartbeatShape::CommentLine, self.layer.line.clone()))
+            }
             Position::LineStart | Position::MidLine | Position::AfterCr => None,
         }
     }

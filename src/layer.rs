@@ -6,7 +6,9 @@ use tower_layer::{Identity, Layer};
 use crate::resume::{ResumeLayer, ResumeService};
 use crate::{
     compression::CompressionBypassLayer, drain::DrainLayer, engine::Concerns,
-    event_id::EventIdLayer, headers::HeadersLayer, heartbeat::HeartbeatLayer, service::SseService,
+    event_id::EventIdLayer, headers::HeadersLayer, heartbeat::HeartbeatLayer,
+    lifetime::LifetimeLayer, limit::LimitLayer, metrics::MetricsLayer, service::SseService,
+    silence::SilenceLayer, stall::StallLayer, truncation::TruncationLayer,
 };
 
 /// All concerns in the one right order: one scan, one timer, one body.
@@ -54,7 +56,7 @@ impl SseLayer {
                 compression: Some(CompressionBypassLayer::new()),
                 heartbeat: Some(HeartbeatLayer::new()),
                 event_id: Some(EventIdLayer::new().track(false)),
-                drain: None,
+                ..Concerns::default()
             },
         }
     }
@@ -119,6 +121,42 @@ impl<R> SseLayer<R> {
         self.concerns.drain = Some(layer);
         self
     }
+
+    /// How many streams may be open. Default: any number.
+    pub fn limit(mut self, layer: LimitLayer) -> Self {
+        self.concerns.limit = Some(layer);
+        self
+    }
+
+    /// How long streams may live. Default: for ever.
+    pub fn lifetime(mut self, layer: LifetimeLayer) -> Self {
+        self.concerns.lifetime = Some(layer);
+        self
+    }
+
+    /// How long clients may not read. Default: for ever.
+    pub fn stall(mut self, layer: StallLayer) -> Self {
+        self.concerns.stall = Some(layer);
+        self
+    }
+
+    /// How long the service may say nothing. Default: for ever.
+    pub fn silence(mut self, layer: SilenceLayer) -> Self {
+        self.concerns.silence = Some(layer);
+        self
+    }
+
+    /// What becomes of answers that are cut off. Default: they pass as they are.
+    pub fn truncation(mut self, layer: TruncationLayer) -> Self {
+        self.concerns.truncation = Some(layer);
+        self
+    }
+
+    /// Who is told what becomes of streams. Default: nobody.
+    pub fn metrics(mut self, layer: MetricsLayer) -> Self {
+        self.concerns.metrics = Some(layer);
+        self
+    }
 }
 
 impl Default for SseLayer {
@@ -172,6 +210,54 @@ impl<S> Layer<S> for DrainLayer {
 
     fn layer(&self, inner: S) -> SseService<S> {
         only(inner, |concerns| concerns.drain = Some(self.clone()))
+    }
+}
+
+impl<S> Layer<S> for LimitLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.limit = Some(self.clone()))
+    }
+}
+
+impl<S> Layer<S> for LifetimeLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.lifetime = Some(self.clone()))
+    }
+}
+
+impl<S> Layer<S> for StallLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.stall = Some(self.clone()))
+    }
+}
+
+impl<S> Layer<S> for SilenceLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.silence = Some(self.clone()))
+    }
+}
+
+impl<S> Layer<S> for TruncationLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.truncation = Some(self.clone()))
+    }
+}
+
+impl<S> Layer<S> for MetricsLayer {
+    type Service = SseService<S>;
+
+    fn layer(&self, inner: S) -> SseService<S> {
+        only(inner, |concerns| concerns.metrics = Some(self.clone()))
     }
 }
 

@@ -4,6 +4,7 @@
 mod body;
 mod client;
 mod compression;
+mod departure;
 mod detect;
 mod drain;
 mod end;
@@ -18,14 +19,25 @@ mod heartbeat;
 mod jitter;
 mod judge;
 mod layer;
+mod lifetime;
+mod limit;
 mod media;
+mod metrics;
 mod outbox;
+mod protocol;
+mod reach;
+mod refusal;
+mod registry;
 #[cfg(feature = "resume")]
 pub mod resume;
 mod service;
+mod shape;
+mod silence;
 mod slot;
+mod stall;
 mod timer;
 mod trace;
+mod truncation;
 pub mod wire;
 mod withdraw;
 
@@ -37,10 +49,19 @@ pub use error::BoxError;
 pub use event_id::{EventIdLayer, LastEventId, LastSentId, is_event_source};
 pub use future::ResponseFuture;
 pub use headers::HeadersLayer;
-pub use heartbeat::{HeartbeatLayer, HeartbeatShape, HeartbeatStart};
+pub use heartbeat::{HeartbeatLayer, HeartbeatStart};
 pub use layer::SseLayer;
+pub use lifetime::{LifetimeLayer, StreamDeadline};
+pub use limit::LimitLayer;
+pub use metrics::{MetricsLayer, Observer, ResumeOutcome, StreamHead, StreamTotals};
+pub use protocol::{BreakOff, Protocol};
+pub use refusal::RefusedBy;
 #[cfg(feature = "redis")]
 pub use resume::RedisStore;
 #[cfg(feature = "resume")]
 pub use resume::{LossPolicy, MemoryStore, Resume, ResumeLayer, ResumeStore};
 pub use service::SseService;
+pub use shape::HeartbeatShape;
+pub use silence::SilenceLayer;
+pub use stall::StallLayer;
+pub use truncation::TruncationLayer;

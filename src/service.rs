@@ -41,8 +41,12 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        let exchange = self.concerns.on_request(&mut head);
-        let response = self.inner.call(Request::from_parts(head, body));
-        ResponseFuture::new(response, self.concerns.clone(), exchange)
+        match self.concerns.on_request(&mut head) {
+            Ok(exchange) => {
+                let response = self.inner.call(Request::from_parts(head, body));
+                ResponseFuture::new(response, self.concerns.clone(), exchange)
+            }
+            Err(refused) => ResponseFuture::refused(refused),
+        }
     }
 }

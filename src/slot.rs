@@ -1,32 +1,55 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll, Waker},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    task::{Context, Poll},
 };
 
 use http_body::Body;
 
-use crate::{drain::Reach, frames::PollFrame};
+use crate::{
+    end::EndReason,
+    engine::Held,
+    frames::PollFrame,
+    reach::{Reach, Relay},
+};
 
-/// The service's body, where the drain can reach it while nobody polls the body around it.
+/// The service's body, where it can be reached while nobody polls the body around it, and what the
+/// stream holds besides.
 ///
 /// hyper does not poll a response while its client does not read, and only then is the lock of any
 /// use; a poll takes it uncontended.
 pub(crate) struct Slot<B>(Arc<Shared<B>>);
 
 struct Shared<B> {
-    body: Mutex<Option<Pin<Box<B>>>>,
+    content: Mutex<Option<Content<B>>>,
+    /// Why it was emptied from outside.
+    freed: OnceLock<EndReason>,
     /// Apart from the body: that is locked while it is polled, and may start the drain itself.
-    waker: Mutex<Option<Waker>>,
+    relay: Arc<Relay>,
+}
+
+/// Dropped in this order.
+struct Content<B> {
+    body: Pin<Box<B>>,
+    held: Held,
 }
 
 impl<B> Slot<B> {
     pub(crate) fn new(body: B) -> Self {
+        let content = Content {
+            body: Box::pin(body),
+            held: Held::default(),
+        };
         Self(Arc::new(Shared {
-            body: Mutex::new(Some(Box::pin(body))),
-            waker: Mutex::default(),
+            content: Mutex::new(Some(content)),
+            freed: OnceLock::new(),
+            relay: Arc::default(),
         }))
+    }
+
+    pub(crate) fn relay(&self) -> &Arc<Relay> {
+        &self.0.relay
     }
 
     pub(crate) fn reach(&self) -> Weak<dyn Reach>
@@ -37,19 +60,15 @@ impl<B> Slot<B> {
         Arc::downgrade(&shared)
     }
 
-    /// Who is to be woken. Before the drain is asked whether it has started: a start that comes
-    /// after that question finds the waker here.
-    pub(crate) fn on_poll(&self, cx: &Context<'_>) {
-        let mut waker = lock(&self.0.waker);
-        if waker
-            .as_ref()
-            .is_none_or(|waker| !waker.will_wake(cx.waker()))
-        {
-            let old = waker.replace(cx.waker().clone());
-            // No lock is held where code of others runs.
-            drop(waker);
-            drop(old);
+    pub(crate) fn hold(&self, held: Held) {
+        if let Some(content) = &mut *lock(&self.0.content) {
+            content.held = held;
         }
+    }
+
+    /// Why it was emptied from outside, if it was.
+    pub(crate) fn freed(&self) -> Option<EndReason> {
+        self.0.freed.get().copied()
     }
 
     /// The next frame; an emptied slot has ended.
@@ -57,8 +76,8 @@ impl<B> Slot<B> {
     where
         B: Body,
     {
-        match &mut *lock(&self.0.body) {
-            Some(body) => body.as_mut().poll_frame(cx),
+        match &mut *lock(&self.0.content) {
+            Some(content) => content.body.as_mut().poll_frame(cx),
             None => Poll::Ready(None),
         }
     }
@@ -66,23 +85,29 @@ impl<B> Slot<B> {
     /// Drops the body.
     pub(crate) fn clear(&self) {
         // Taken first: the lock must be free when the body is dropped.
-        let body = lock(&self.0.body).take();
-        drop(body);
+        let content = lock(&self.0.content).take();
+        drop(content);
     }
 }
 
 impl<B: Send> Reach for Shared<B> {
     fn wake(&self) {
-        let waker = lock(&self.waker).take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.relay.wake();
     }
 
-    fn free(&self) {
+    fn free(&self, reason: EndReason) -> bool {
         // Who holds the lock polls, and a stream that is polled ends by itself.
-        let body = self.body.try_lock().ok().and_then(|mut body| body.take());
-        drop(body);
+        let Ok(mut locked) = self.content.try_lock() else {
+            return false;
+        };
+        let Some(content) = locked.take() else {
+            return false;
+        };
+        // A poll that finds the slot empty finds the reason.
+        let _ = self.freed.set(reason);
+        drop(locked);
+        content.held.on_end(reason);
+        true
     }
 }
 

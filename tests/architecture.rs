@@ -10,7 +10,22 @@ use std::{
 const LEVELS: [&[&str]; 7] = [
     // L0: what several concerns need
     &[
-        "end", "error", "trace", "media", "client", "judge", "jitter", "outbox", "wire", "withdraw",
+        "end",
+        "error",
+        "trace",
+        "media",
+        "client",
+        "judge",
+        "jitter",
+        "outbox",
+        "shape",
+        "wire",
+        "withdraw",
+        "protocol",
+        "refusal",
+        "departure",
+        "reach",
+        "registry",
     ],
     // L1: the concerns, none of which knows another
     &[
@@ -20,6 +35,12 @@ const LEVELS: [&[&str]; 7] = [
         "heartbeat",
         "event_id",
         "drain",
+        "limit",
+        "lifetime",
+        "stall",
+        "silence",
+        "truncation",
+        "metrics",
     ],
     // L2: their order
     &["engine"],
@@ -55,9 +76,9 @@ const WAITING: [(&str, &[&str]); 6] = [
     ("Context<", &[]),
     ("Pin<", &[]),
     ("Pin::", &[]),
-    // The handle of the drain is called from tasks of its own.
-    ("async ", &["drain"]),
-    (".await", &["drain"]),
+    // What looks at streams from outside does it in tasks of its own.
+    ("async ", &["drain", "stall"]),
+    (".await", &["drain", "stall"]),
 ];
 
 /// Nothing that the network sends may end the process.

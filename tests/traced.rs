@@ -144,7 +144,7 @@ async fn a_refusal_in_a_drain_is_traced() {
         let [line] = &lines[..] else {
             panic!("{lines:?}");
         };
-        let start = "DEBUG tower_sse::drain: refused an event stream: draining client=";
+        let start = "DEBUG tower_sse::engine::concerns: refused an event stream by=Drain client=";
         assert!(line.starts_with(start), "{line}");
     }
 }

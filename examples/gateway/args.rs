@@ -11,7 +11,7 @@ use http::{
     Uri,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use tower_sse::LossPolicy;
+use tower_sse::{BreakOff, LossPolicy};
 
 use crate::store::Store;
 
@@ -81,10 +81,53 @@ pub(crate) struct Args {
     #[arg(value_name = "TIME", value_parser = some_time)]
     pub(crate) write_timeout: Duration,
 
+    /// The same for the stream alone: over HTTP/2 others on its connection may read on
+    #[arg(long, env = "GATEWAY_STALL_TIMEOUT", default_value = "30s")]
+    #[arg(value_name = "TIME", value_parser = some_time)]
+    pub(crate) stall_timeout: Duration,
+
+    /// How many streams may be open at once; who comes then is told to come back [default: any number]
+    #[arg(long, env = "GATEWAY_MAX_STREAMS", value_name = "N", value_parser = some_number)]
+    pub(crate) max_streams: Option<usize>,
+
+    /// How many of them for one client: by its Authorization, or else by its address [default: any
+    /// number]
+    #[arg(long, env = "GATEWAY_MAX_STREAMS_PER_CLIENT")]
+    #[arg(value_name = "N", value_parser = some_number)]
+    pub(crate) max_streams_per_client: Option<usize>,
+
+    /// After which time a stream ends between two events, or up to a tenth earlier: sooner than a
+    /// load balancer cuts it [default: never]
+    #[arg(long, env = "GATEWAY_LIFETIME", value_name = "TIME", value_parser = some_time)]
+    pub(crate) lifetime: Option<Duration>,
+
+    /// How long a stream's upstream may send no event, comments not counted; then the stream is
+    /// broken off [default: for ever]
+    #[arg(long, env = "GATEWAY_SILENCE_TIMEOUT", value_name = "TIME", value_parser = some_time)]
+    pub(crate) silence_timeout: Option<Duration>,
+
+    /// What a client gets then: its connection breaks, or an error event in the stream's protocol
+    #[arg(long, env = "GATEWAY_ON_SILENCE", default_value = "abort")]
+    #[arg(value_name = "WHAT", value_parser = break_off())]
+    pub(crate) on_silence: BreakOff,
+
+    /// What a client gets whose answer ends before its protocol's last event: what the upstream sent
+    /// and no more, which is counted; or as above
+    #[arg(long, env = "GATEWAY_ON_TRUNCATION", default_value = "count")]
+    #[arg(value_name = "WHAT", value_parser = on_truncation())]
+    pub(crate) on_truncation: OnTruncation,
+
     /// What to log, as `tracing` directives: info, debug, tower_sse=trace,info
     #[arg(long, env = "GATEWAY_LOG", default_value = "info")]
     #[arg(value_name = "FILTER")]
     pub(crate) log: String,
+}
+
+/// What `--on-truncation` says.
+#[derive(Clone, Copy)]
+pub(crate) enum OnTruncation {
+    Count,
+    BreakOff(BreakOff),
 }
 
 /// clap repeats a value that is wrong, and the URL of a Redis may hold a password.
@@ -156,6 +199,24 @@ fn loss_policy() -> impl TypedValueParser<Value = LossPolicy> {
     })
 }
 
+fn break_off() -> impl TypedValueParser<Value = BreakOff> {
+    PossibleValuesParser::new(["abort", "error-event"]).map(|text| how(&text))
+}
+
+fn on_truncation() -> impl TypedValueParser<Value = OnTruncation> {
+    PossibleValuesParser::new(["count", "abort", "error-event"]).map(|text| match text.as_str() {
+        "count" => OnTruncation::Count,
+        text => OnTruncation::BreakOff(how(text)),
+    })
+}
+
+fn how(text: &str) -> BreakOff {
+    match text {
+        "error-event" => BreakOff::ErrorEvent,
+        _ => BreakOff::Abort,
+    }
+}
+
 fn path(text: &str) -> Result<String, String> {
     let path = text.starts_with('/').then(|| text.to_owned());
     path.ok_or_else(|| "must begin with /".to_owned())
@@ -181,6 +242,12 @@ fn is_plain(authority: &Authority, path: Option<&PathAndQuery>) -> bool {
     let user = authority.as_str().contains('@');
     let port = authority.as_str().len() == authority.host().len() || authority.port_u16().is_some();
     !user && port && !authority.host().is_empty() && path.is_none_or(|path| path == "/")
+}
+
+fn some_number(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|error| format!("{error}"))?;
+    let some = (number > 0).then_some(number);
+    some.ok_or_else(|| "must be at least 1".to_owned())
 }
 
 fn some_time(text: &str) -> Result<Duration, String> {

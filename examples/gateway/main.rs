@@ -13,6 +13,7 @@
 
 mod args;
 mod demo;
+mod layers;
 mod proxy;
 mod server;
 mod store;
@@ -26,7 +27,7 @@ use std::{
 use clap::Parser as _;
 use tokio::net::TcpListener;
 use tower::{BoxError, Layer as _};
-use tower_sse::{DrainLayer, SseLayer};
+use tower_sse::DrainLayer;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -71,11 +72,8 @@ async fn run(args: Args) -> Result<(), BoxError> {
     let address = listener.local_addr()?;
     let (resume_layer, producers) = store::resume(&args);
     let (drain_layer, drain) = DrainLayer::pair();
-    let service = SseLayer::new()
-        .heartbeat(args.heartbeat)
-        .resume(resume_layer)
-        .drain(drain_layer.deadline(args.drain_timeout))
-        .layer(proxy(&args).await?.into_service());
+    let layer = layers::layer(&args, resume_layer, drain_layer);
+    let service = layer.layer(proxy(&args).await?.into_service());
     let server = Server::new(args.write_timeout);
     announce(address)?;
     server.accept_until(&mut stop, listener, service).await;

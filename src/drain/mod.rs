@@ -3,19 +3,18 @@ mod watcher;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header, response};
+use http::response;
 use tokio::{runtime::Handle, time::Instant};
 
-pub(crate) use self::{
-    streams::Reach,
-    watcher::{Ending, Watcher},
+use self::streams::Streams;
+pub(crate) use self::watcher::Watcher;
+use crate::{
+    client::Client,
+    departure::{Departure, LONGEST},
+    jitter::Jitter,
+    refusal::{Refusal, RefusedBy},
+    trace::trace,
 };
-use self::{
-    streams::Streams,
-    watcher::{Plan, retry_block},
-};
-use crate::{client::Client, jitter::Jitter, trace::trace};
 
 /// Ends event streams when the server shuts down, so that the shutdown does end.
 ///
@@ -90,18 +89,6 @@ pub struct Drain {
     streams: Arc<Streams>,
 }
 
-/// What the service said of the body that is replaced.
-const OF_THE_BODY: [HeaderName; 5] = [
-    header::CONTENT_ENCODING,
-    header::CONTENT_RANGE,
-    header::ETAG,
-    header::LAST_MODIFIED,
-    header::TRAILER,
-];
-
-/// So that a time can be added to any other without an overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
 impl DrainLayer {
     /// A layer, and the handle that drains every stream of the layer and of its clones.
     #[must_use]
@@ -172,45 +159,34 @@ impl DrainLayer {
         self.streams.started().is_some()
     }
 
-    /// Turns the head of a stream that comes too late into a refusal, and returns its body. The
-    /// service's own headers stay: without those of CORS an `EventSource` would give up for good.
+    /// The refusal of a stream that comes too late.
     pub(crate) fn refuse(
         &self,
-        response: &mut response::Parts,
+        response: &response::Parts,
         client: Client,
         late: bool,
-    ) -> Option<Bytes> {
+    ) -> Option<Refusal> {
         let started = self.streams.started()?;
         let finishes = self.mode_of(response, client) == DrainMode::Finish;
         if finishes && !late && Instant::now() < started + self.deadline {
             return None;
         }
-        trace!(debug, "refused an event stream: draining", client = client);
-        for name in OF_THE_BODY {
-            response.headers.remove(name);
-        }
-        let hint = self.hint();
-        if client.event_source {
-            response.status = StatusCode::OK;
-            return Some(hint.map_or_else(Bytes::new, retry_block));
-        }
-        response.status = StatusCode::SERVICE_UNAVAILABLE;
-        let seconds = hint.unwrap_or_default().as_secs_f64().ceil().max(1.0);
-        response
-            .headers
-            .insert(header::RETRY_AFTER, HeaderValue::from(seconds as u64));
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers.insert(header::CONTENT_TYPE, text);
-        Some(Bytes::from_static(
-            b"The server is shutting down. Please try again.\n",
-        ))
+        Some(Refusal {
+            by: RefusedBy::Drain,
+            client,
+            after: self.hint(),
+        })
     }
 
     pub(crate) fn on_response(&self, response: &response::Parts, client: Client) -> Watcher {
-        let told = client.accepts_events && client.gemini.is_none();
-        let hint = self.hint().filter(|_| told);
-        let plan = self.plan(self.mode_of(response, client));
-        Watcher::new(self.streams.clone(), client, plan, hint)
+        let finishes = self.mode_of(response, client) == DrainMode::Finish;
+        let end_after = if finishes {
+            self.deadline
+        } else {
+            Jitter::new(1.0).earlier(self.spread.min(self.deadline))
+        };
+        let departure = Departure::new(client, finishes, self.hint());
+        Watcher::new(self.streams.clone(), end_after, departure)
     }
 
     fn mode_of(&self, response: &response::Parts, client: Client) -> DrainMode {
@@ -223,19 +199,6 @@ impl DrainLayer {
 
     fn hint(&self) -> Option<Duration> {
         self.retry.map(|after| self.jitter.around(after))
-    }
-
-    fn plan(&self, mode: DrainMode) -> Plan {
-        let finishes = mode == DrainMode::Finish;
-        let end_after = if finishes {
-            self.deadline
-        } else {
-            Jitter::new(1.0).earlier(self.spread.min(self.deadline))
-        };
-        Plan {
-            finishes,
-            end_after,
-        }
     }
 }
 

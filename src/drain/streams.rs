@@ -1,7 +1,6 @@
 use std::{
-    collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -11,29 +10,15 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use crate::trace::trace;
-
-/// A stream, as far as the drain can reach it while nobody polls it.
-pub(crate) trait Reach: Send + Sync {
-    /// Has it polled soon.
-    fn wake(&self);
-    /// Drops what the service gave.
-    fn free(&self);
-}
+use crate::{end::EndReason, reach::Reach, registry::Registry, trace::trace};
 
 /// The streams of a drain that are open, and when it started.
 #[derive(Default)]
 pub(super) struct Streams {
     started: OnceLock<Instant>,
-    open: Mutex<Open>,
+    open: Registry<Stream>,
     /// It has started, or the last stream has gone.
     changed: Notify,
-}
-
-#[derive(Default)]
-struct Open {
-    next: u64,
-    streams: HashMap<u64, Stream>,
 }
 
 struct Stream {
@@ -68,7 +53,7 @@ impl Streams {
     }
 
     pub(super) fn left(&self) -> usize {
-        self.open().streams.len()
+        self.open.len()
     }
 
     pub(super) fn register(
@@ -76,7 +61,7 @@ impl Streams {
         free_after: Duration,
         reach: Weak<dyn Reach>,
     ) -> Registration {
-        let id = self.open().add(Stream { free_after, reach });
+        let id = self.open.insert(Stream { free_after, reach });
         // Looked at after the stream is in: a start in between finds it there.
         if let Some(started) = self.started() {
             self.free_at(id, started + free_after);
@@ -121,65 +106,38 @@ impl Streams {
     fn free_overdue(&self, started: Instant) {
         let now = Instant::now();
         let overdue = |stream: &Stream| started + stream.free_after <= now;
-        let open = self.open();
-        let ids = open.streams.iter().filter(|(_, stream)| overdue(stream));
-        let ids: Vec<_> = ids.map(|(id, _)| *id).collect();
-        drop(open);
+        let ids = self
+            .open
+            .collect(|id, stream| overdue(stream).then_some(id));
         for id in ids {
             self.free(id);
         }
     }
 
     fn next_overdue(&self, started: Instant) -> Option<Instant> {
-        let open = self.open();
-        let times = open.streams.values().map(|stream| stream.free_after);
-        Some(started + times.min()?)
+        let times = self.open.collect(|_, stream| Some(stream.free_after));
+        Some(started + times.into_iter().min()?)
     }
 
     fn free(&self, id: u64) {
-        let reach = self
-            .open()
-            .streams
-            .get(&id)
-            .map(|stream| stream.reach.clone());
-        // No lock is held where the service's body is dropped.
-        if let Some(stream) = reach.and_then(|reach| reach.upgrade()) {
+        let reach = self.open.get(id, |stream| stream.reach.upgrade());
+        if let Some(stream) = reach.flatten()
+            && stream.free(EndReason::Aborted)
+        {
             trace!(warn, "freed an event stream that nobody reads", id = id);
-            stream.free();
         }
         self.remove(id);
     }
 
     fn remove(&self, id: u64) {
-        let mut open = self.open();
-        open.streams.remove(&id);
-        let last = open.streams.is_empty();
-        // No lock is held where others are woken.
-        drop(open);
-        if last && self.started().is_some() {
+        self.open.remove(id);
+        if self.started().is_some() && self.open.is_empty() {
             self.changed.notify_waiters();
         }
     }
 
     fn reachable(&self) -> Vec<Arc<dyn Reach>> {
-        let open = self.open();
-        let streams = open.streams.values();
-        streams
-            .filter_map(|stream| stream.reach.upgrade())
-            .collect()
-    }
-
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Open {
-    fn add(&mut self, stream: Stream) -> u64 {
-        let id = self.next;
-        self.next += 1;
-        self.streams.insert(id, stream);
-        id
+        self.open.collect(|_, stream| stream.reach.upgrade())
     }
 }
 

@@ -2,7 +2,8 @@ use bytes::Bytes;
 
 use super::parts::Parts;
 use crate::{
-    drain::{Ending, Watcher},
+    departure::Ending,
+    metrics::Tally,
     outbox::Outbox,
     wire::{BlockEnd, LineEnd, Mark, Position, Scanner},
 };
@@ -10,6 +11,7 @@ use crate::{
 /// A frame while its lines are read: what is before `handed` is in the outbox or dropped.
 pub(super) struct Lines<'a> {
     parts: &'a mut Parts,
+    tally: Option<&'a Tally>,
     outbox: &'a mut Outbox,
     frame: &'a Bytes,
     handed: usize,
@@ -18,9 +20,15 @@ pub(super) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn new(frame: &'a Bytes, parts: &'a mut Parts, outbox: &'a mut Outbox) -> Self {
+    pub(super) fn new(
+        frame: &'a Bytes,
+        parts: &'a mut Parts,
+        tally: Option<&'a Tally>,
+        outbox: &'a mut Outbox,
+    ) -> Self {
         Self {
             parts,
+            tally,
             outbox,
             frame,
             handed: 0,
@@ -55,6 +63,9 @@ impl<'a> Lines<'a> {
     }
 
     fn on_block_end(&mut self, block: &BlockEnd) {
+        if let Some(tally) = self.tally {
+            tally.on_event_end(block);
+        }
         let drops = self.parts.drops_blank_line(block);
         if drops {
             self.hand_over(block.blank.start);
@@ -74,7 +85,7 @@ impl<'a> Lines<'a> {
     }
 
     fn on_boundary(&mut self, at: usize) {
-        self.ending = self.parts.drain.as_ref().and_then(Watcher::on_boundary);
+        self.ending = self.parts.on_boundary();
         if self.ending.is_some() {
             self.hand_over(at);
         }

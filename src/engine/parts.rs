@@ -1,9 +1,13 @@
 use bytes::Bytes;
 
 use crate::{
+    departure::Ending,
     drain::Watcher,
     event_id::EventIds,
     heartbeat::Heartbeat,
+    lifetime::Lifetime,
+    silence::Silence,
+    truncation::Truncation,
     wire::{BlockEnd, Field},
 };
 
@@ -11,17 +15,38 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     pub(super) ids: Option<EventIds>,
+    pub(super) truncation: Option<Truncation>,
+    pub(super) silence: Option<Silence>,
+    pub(super) lifetime: Option<Lifetime>,
     pub(super) drain: Option<Watcher>,
     pub(super) heartbeat: Option<Heartbeat>,
 }
 
 impl Parts {
     pub(super) fn is_idle(&self) -> bool {
-        self.ids.is_none() && self.drain.is_none() && self.heartbeat.is_none()
+        let Self {
+            ids,
+            truncation,
+            silence,
+            lifetime,
+            drain,
+            heartbeat,
+        } = self;
+        ids.is_none()
+            && truncation.is_none()
+            && silence.is_none()
+            && lifetime.is_none()
+            && drain.is_none()
+            && heartbeat.is_none()
     }
 
     pub(super) fn needs_lines(&self) -> bool {
         self.ids.is_some()
+            || self
+                .truncation
+                .as_ref()
+                .is_some_and(Truncation::needs_lines)
+            || self.lifetime.as_ref().is_some_and(Lifetime::needs_lines)
             || self.drain.as_ref().is_some_and(Watcher::needs_lines)
             || self.heartbeat.as_ref().is_some_and(Heartbeat::needs_lines)
     }
@@ -29,6 +54,12 @@ impl Parts {
     pub(super) fn on_field(&mut self, field: &Field<'_>) {
         if let Some(ids) = &mut self.ids {
             ids.on_field(field);
+        }
+        if let Some(truncation) = &mut self.truncation {
+            truncation.on_field(field);
+        }
+        if let Some(lifetime) = &mut self.lifetime {
+            lifetime.on_field(field);
         }
         if let Some(drain) = &mut self.drain {
             drain.on_field(field);
@@ -41,16 +72,29 @@ impl Parts {
     /// The lines that the block still needs.
     pub(super) fn on_event_end(&mut self, block: &BlockEnd) -> [Option<Bytes>; 2] {
         let id = self.ids.as_mut().and_then(|ids| ids.on_event_end(block));
+        if let Some(truncation) = &mut self.truncation {
+            truncation.on_event_end(block);
+        }
         if let Some(heartbeat) = &mut self.heartbeat {
             heartbeat.on_event_end(block, id.is_some());
         }
+        let lifetime = self.lifetime.as_mut();
+        let retry = lifetime.and_then(|lifetime| lifetime.on_event_end(block));
+        let told = retry.is_some();
         let drain = self.drain.as_mut();
-        [id, drain.and_then(|drain| drain.on_event_end(block))]
+        let drain = drain.and_then(|drain| drain.on_event_end(block, told));
+        [id, retry.or(drain)]
     }
 
     pub(super) fn drops_blank_line(&self, block: &BlockEnd) -> bool {
         self.ids
             .as_ref()
             .is_some_and(|ids| ids.drops_blank_line(block))
+    }
+
+    /// How the stream ends at the boundary that was just reached, if it does.
+    pub(super) fn on_boundary(&self) -> Option<Ending> {
+        let drain = self.drain.as_ref().and_then(Watcher::on_boundary);
+        drain.or_else(|| self.lifetime.as_ref().and_then(Lifetime::on_boundary))
     }
 }

@@ -1,0 +1,55 @@
+//! The layers of the gateway, as its flags say.
+
+use http::{header::AUTHORIZATION, request};
+use tower_sse::{
+    DrainLayer, LifetimeLayer, LimitLayer, ResumeLayer, SilenceLayer, SseLayer, StallLayer,
+    TruncationLayer,
+};
+
+use crate::{
+    args::{Args, OnTruncation},
+    proxy::Peer,
+};
+
+pub(crate) fn layer(args: &Args, resume: ResumeLayer, drain: DrainLayer) -> SseLayer<ResumeLayer> {
+    let layer = SseLayer::new()
+        .heartbeat(args.heartbeat)
+        .resume(resume)
+        .drain(drain.deadline(args.drain_timeout))
+        .stall(StallLayer::after(args.stall_timeout))
+        .limit(limit(args))
+        .truncation(truncation(args));
+    let layer = match args.lifetime {
+        Some(lifetime) => layer.lifetime(LifetimeLayer::after(lifetime)),
+        None => layer,
+    };
+    match args.silence_timeout {
+        Some(limit) => layer.silence(SilenceLayer::after(limit).break_off(args.on_silence)),
+        None => layer,
+    }
+}
+
+fn limit(args: &Args) -> LimitLayer {
+    let layer = LimitLayer::new().max_streams(args.max_streams.unwrap_or(usize::MAX));
+    match args.max_streams_per_client {
+        Some(streams) => layer.max_per_principal(streams, client),
+        None => layer,
+    }
+}
+
+/// The key first: behind a proxy all clients have one address.
+fn client(request: &request::Parts) -> Option<Vec<u8>> {
+    let key = request.headers.get(AUTHORIZATION);
+    let address = || {
+        let Peer(address) = request.extensions.get()?;
+        Some(address.ip().to_string().into_bytes())
+    };
+    key.map(|key| key.as_bytes().to_vec()).or_else(address)
+}
+
+fn truncation(args: &Args) -> TruncationLayer {
+    match args.on_truncation {
+        OnTruncation::Count => TruncationLayer::new().count_only(),
+        OnTruncation::BreakOff(how) => TruncationLayer::new().break_off(how),
+    }
+}

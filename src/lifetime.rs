@@ -1,0 +1,194 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{request, response};
+use tokio::time::Instant;
+
+use crate::{
+    client::Client,
+    departure::{Departure, Ending, LONGEST},
+    end::EndReason,
+    jitter::Jitter,
+    wire::{BlockEnd, Field, Position},
+};
+
+/// Ends event streams before somebody on the way does, at an event boundary.
+///
+/// Many load balancers cut every connection after a fixed time, in the middle of whatever it
+/// carries; and streams that live for ever stay on the old instances when new ones are started. With
+/// this layer an `EventSource` stream ends at the boundary behind its time, with a jittered `retry`
+/// hint that was in its first event, and its client comes back, maybe elsewhere. Anyone else's stream
+/// is [broken off](crate::Aborted) there unless its answer is complete, since most libraries take a
+/// clean end for a success.
+///
+/// The time counts from the request on, as it does for those on the way. A [`StreamDeadline`] among
+/// the extensions of the request or of the response, for a token that expires, may end a stream
+/// sooner.
+///
+/// Off in [`SseLayer`](crate::SseLayer) until it is handed one. A stream whose client does not read
+/// cannot end by itself: that is the [`StallLayer`](crate::StallLayer)'s.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sse::{LifetimeLayer, SseLayer};
+///
+/// // Behind a load balancer that cuts after an hour.
+/// let layer = SseLayer::new().lifetime(LifetimeLayer::after(Duration::from_secs(55 * 60)));
+/// # drop(layer);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct LifetimeLayer {
+    lifetime: Option<Duration>,
+    jitter: Jitter,
+    retry: Option<Duration>,
+}
+
+/// When a stream must have ended, as an extension of its request or of its response.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sse::StreamDeadline;
+///
+/// # let mut request = http::Request::new(());
+/// let token_expires_in = Duration::from_secs(90);
+/// request.extensions_mut().insert(StreamDeadline::after(token_expires_in));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamDeadline(Instant);
+
+/// What is known of a stream's end when its request comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Term(Option<Instant>);
+
+/// The life time of one stream.
+#[derive(Debug)]
+pub(crate) struct Lifetime {
+    end_at: Instant,
+    departure: Departure,
+}
+
+/// The share by which the `retry` hint is spread around its time.
+const SPREAD: Jitter = Jitter::new(0.5);
+
+impl LifetimeLayer {
+    /// Streams end `lifetime` after their request, or up to a tenth earlier. Zero ends each at its
+    /// first boundary; more than a year is taken as one.
+    pub fn after(lifetime: Duration) -> Self {
+        Self {
+            lifetime: Some(lifetime.min(LONGEST)),
+            ..Self::deadlines()
+        }
+    }
+
+    /// Only streams with a [`StreamDeadline`] end.
+    pub fn deadlines() -> Self {
+        Self {
+            lifetime: None,
+            jitter: Jitter::new(0.1),
+            retry: Some(Duration::from_secs(1)),
+        }
+    }
+
+    /// The largest share of the life time by which a stream may end earlier, between 0 (none) and
+    /// 1. Default: 0.1. Streams that began together do not all come back together.
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.jitter = Jitter::new(share);
+        self
+    }
+
+    /// After which time clients should come back, spread by half of it. Default: 1 second. More than
+    /// a year is taken as one.
+    ///
+    /// Clients that accept `text/event-stream` are told in their first event, as a `retry` line,
+    /// unless the service has told them.
+    pub fn retry(mut self, after: Duration) -> Self {
+        self.retry = Some(after.min(LONGEST));
+        self
+    }
+
+    /// No `retry` line in any stream.
+    pub fn without_retry(mut self) -> Self {
+        self.retry = None;
+        self
+    }
+
+    pub(crate) fn on_request(&self, request: &request::Parts) -> Term {
+        let lifetime = self.lifetime.map(|time| self.jitter.earlier(time));
+        let lifetime = lifetime.map(|time| Instant::now() + time);
+        let deadline = request.extensions.get().map(|StreamDeadline(at)| *at);
+        Term(sooner(lifetime, deadline))
+    }
+
+    /// The part of this stream, if it has an end to come.
+    pub(crate) fn on_response(
+        &self,
+        response: &response::Parts,
+        client: Client,
+        Term(term): Term,
+    ) -> Option<Lifetime> {
+        let deadline = response.extensions.get().map(|StreamDeadline(at)| *at);
+        let retry = self.retry.map(|after| SPREAD.around(after));
+        Some(Lifetime {
+            end_at: sooner(term, deadline)?,
+            departure: Departure::new(client, !client.event_source, retry),
+        })
+    }
+}
+
+impl StreamDeadline {
+    /// So much from now on. More than a year is taken as one.
+    #[must_use]
+    pub fn after(time: Duration) -> Self {
+        Self(Instant::now() + time.min(LONGEST))
+    }
+}
+
+impl Lifetime {
+    pub(crate) fn needs_lines(&self) -> bool {
+        self.departure.needs_lines()
+    }
+
+    pub(crate) fn on_field(&mut self, field: &Field<'_>) {
+        self.departure.on_field(field);
+    }
+
+    /// The line that the block still needs.
+    pub(crate) fn on_event_end(&mut self, block: &BlockEnd) -> Option<Bytes> {
+        self.departure.on_event_end(block, false)
+    }
+
+    /// How the stream must end now, if it must.
+    pub(crate) fn on_time(&mut self, now: Instant, at: Position) -> Option<Ending> {
+        let how = self.departure.on_time(now, self.end_at, at)?;
+        Some(Ending {
+            reason: EndReason::Expired,
+            how,
+        })
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        self.departure.is_due()
+    }
+
+    /// How the stream must end at the boundary that was just reached in the bytes, if it must.
+    pub(crate) fn on_boundary(&self) -> Option<Ending> {
+        self.is_due().then(|| Ending {
+            reason: EndReason::Expired,
+            how: self.departure.how(Position::Boundary),
+        })
+    }
+
+    pub(crate) fn next_deadline(&self) -> Instant {
+        self.departure.next_deadline(self.end_at)
+    }
+
+    /// What to say at a clean end.
+    pub(crate) fn on_end(&mut self, at: Position) -> Option<Bytes> {
+        self.departure.on_end(at)
+    }
+}
+
+fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}

@@ -1,0 +1,169 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{StatusCode, request, response};
+use memchr::memchr2;
+use tokio::time::Instant;
+
+use crate::{
+    departure::{Ending, How, LONGEST},
+    end::EndReason,
+    judge::Judge,
+    protocol::{BreakOff, Fault, Protocol},
+    wire::Position,
+};
+
+/// Breaks off event streams whose service has died without a word.
+///
+/// An upstream that hangs looks like one that thinks, the more so as heartbeats keep its clients
+/// content. This layer counts neither those nor comments or blank lines of the upstream itself: a
+/// proxy in between may send them for an upstream that is long gone. What counts is a line of an
+/// event, or a part of one.
+///
+/// Off in [`SseLayer`](crate::SseLayer) until it is handed one. It begins with the response head; for
+/// the time before that there is tower's `Timeout`. A live feed may be silent for good reasons: give
+/// it a limit of its own, or none.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sse::{BreakOff, SilenceLayer, SseLayer};
+///
+/// let silence = SilenceLayer::after(Duration::from_secs(300)).break_off(BreakOff::ErrorEvent);
+/// let layer = SseLayer::new().silence(silence);
+/// # drop(layer);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SilenceLayer {
+    limit: Duration,
+    break_off: BreakOff,
+    protocol: Judge<Option<Protocol>>,
+}
+
+/// The silence of one upstream.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    limit: Duration,
+    break_off: BreakOff,
+    protocol: Option<Protocol>,
+    /// When it has lasted too long; `None` while something was heard since the last look.
+    due: Option<Instant>,
+    /// The open line is a comment.
+    in_comment: bool,
+}
+
+/// A timer wheel turns in milliseconds; asking for less would end every stream at once.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+impl SilenceLayer {
+    /// After `limit` without a line of an event. Less than a millisecond is taken as one, more than a
+    /// year as one.
+    pub fn after(limit: Duration) -> Self {
+        Self {
+            limit: limit.clamp(SHORTEST, LONGEST),
+            break_off: BreakOff::default(),
+            protocol: Judge::new(Protocol::of),
+        }
+    }
+
+    /// What the client gets. Default: [`BreakOff::Abort`].
+    pub fn break_off(mut self, how: BreakOff) -> Self {
+        self.break_off = how;
+        self
+    }
+
+    /// The protocol of a request's answer, for its error event. Default: [`Protocol::of`].
+    pub fn protocol(
+        mut self,
+        of: impl Fn(&request::Parts) -> Option<Protocol> + Send + Sync + 'static,
+    ) -> Self {
+        self.protocol = Judge::new(of);
+        self
+    }
+
+    pub(crate) fn on_request(&self, request: &request::Parts) -> Option<Protocol> {
+        self.protocol.of(request)
+    }
+
+    pub(crate) fn on_response(
+        &self,
+        response: &response::Parts,
+        protocol: Option<Protocol>,
+    ) -> Silence {
+        Silence {
+            limit: self.limit,
+            break_off: self.break_off,
+            protocol: response.extensions.get().copied().or(protocol),
+            due: None,
+            in_comment: false,
+        }
+    }
+}
+
+impl Silence {
+    /// Bytes that cannot be read.
+    pub(crate) fn on_opaque(&mut self) {
+        self.due = None;
+    }
+
+    /// A frame that is not empty; `at` is where it begins. Nearly all are told by their first byte.
+    pub(crate) fn on_data(&mut self, frame: &[u8], at: Position) {
+        let mut rest = frame;
+        let mut in_comment = self.in_comment;
+        let mut in_line = at == Position::MidLine && !in_comment;
+        while !in_line {
+            if in_comment {
+                match memchr2(b'\n', b'\r', rest) {
+                    Some(end) => rest = &rest[end..],
+                    None => {
+                        self.in_comment = true;
+                        return;
+                    }
+                }
+            }
+            let lines = rest.iter().position(|byte| !b"\r\n".contains(byte));
+            let Some(start) = lines else {
+                self.in_comment = false;
+                return;
+            };
+            rest = &rest[start..];
+            in_comment = rest[0] == b':';
+            in_line = !in_comment;
+        }
+        self.in_comment = false;
+        self.due = None;
+    }
+
+    pub(crate) fn next_deadline(&mut self, now: Instant) -> Instant {
+        *self.due.get_or_insert(now + self.limit)
+    }
+
+    /// How the stream must end, if the silence has lasted too long, and what to say before.
+    pub(crate) fn on_deadline(
+        &mut self,
+        now: Instant,
+        between_events: bool,
+    ) -> Option<(Ending, Bytes)> {
+        self.due.filter(|due| now >= *due)?;
+        let last = match self.break_off {
+            BreakOff::ErrorEvent if between_events => self.error_event(),
+            BreakOff::ErrorEvent | BreakOff::Abort => Bytes::new(),
+        };
+        let how = if last.is_empty() {
+            How::Abort
+        } else {
+            How::Clean
+        };
+        let reason = EndReason::Silent;
+        Some((Ending { reason, how }, last))
+    }
+
+    fn error_event(&self) -> Bytes {
+        let fault = Fault {
+            status: StatusCode::GATEWAY_TIMEOUT,
+            code: "stream_silent",
+            message: "The stream was broken off: its upstream has said nothing for too long.",
+        };
+        fault.event(self.protocol)
+    }
+}
