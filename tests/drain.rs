@@ -17,8 +17,8 @@ use http_body_util::BodyExt;
 use proptest::prelude::*;
 use support::{
     body::{
-        AnyBody, Client, End, Recording, Script, Step, boxed, data, events, pause, paused, poll,
-        record, record_for, request, response, script, through,
+        AnyBody, Client, End, Endless, Recording, Script, Step, boxed, data, events, pause, paused,
+        poll, record, record_for, request, response, script, through,
     },
     reference,
     streams::{NASTY, chunked_with_silences, config, stream},
@@ -404,21 +404,6 @@ async fn the_end_of_the_service_is_the_services() {
 }
 
 // === upstreams that never wait ===
-
-/// Always ready, always the same.
-struct Endless(&'static [u8]);
-
-impl Body for Endless {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(self.0)))))
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_is_always_ready_cannot_outlive_its_end() {

@@ -69,6 +69,10 @@ struct Watched {
     dropped: Mutex<Option<Instant>>,
 }
 
+/// Always ready, always the same.
+#[derive(Debug)]
+pub(crate) struct Endless(pub(crate) &'static [u8]);
+
 pub(crate) fn data(bytes: impl AsRef<[u8]>) -> Step {
     Step::Data(Bytes::copy_from_slice(bytes.as_ref()))
 }
@@ -153,6 +157,18 @@ impl Body for Script {
             _ => 0,
         });
         SizeHint::with_exact(left.sum())
+    }
+}
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(self.0)))))
     }
 }
 
