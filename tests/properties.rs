@@ -16,7 +16,8 @@ use tokio::runtime::Runtime;
 use tower::ServiceExt;
 use tower_sse::{
     CompressionBypassLayer, DrainLayer, EventIdLayer, HeadersLayer, HeartbeatLayer, HeartbeatShape,
-    HeartbeatStart, SseLayer,
+    HeartbeatStart, LifetimeLayer, LimitLayer, MetricsLayer, Observer, SilenceLayer, SseLayer,
+    StallLayer, TruncationLayer,
 };
 
 /// The silence after which a heartbeat comes, and a longer one.
@@ -46,9 +47,14 @@ enum Layer {
     Drain,
     QuietDrain,
     Heartbeat,
+    // Guards that never act.
+    Lifetime,
+    Silence,
+    Truncation,
+    Watchers,
 }
 
-const LAYERS: [Layer; 7] = [
+const LAYERS: [Layer; 11] = [
     Layer::Headers,
     Layer::Compression,
     Layer::Track,
@@ -56,7 +62,14 @@ const LAYERS: [Layer; 7] = [
     Layer::Drain,
     Layer::QuietDrain,
     Layer::Heartbeat,
+    Layer::Lifetime,
+    Layer::Silence,
+    Layer::Truncation,
+    Layer::Watchers,
 ];
+
+/// How many of them, from the first on, are no guards.
+const SPEAKING: usize = 7;
 
 const SHAPES: [HeartbeatShape; 5] = [
     HeartbeatShape::Auto,
@@ -108,6 +121,16 @@ impl Setup {
                 Layer::Drain => layered(DrainLayer::pair().0, service),
                 Layer::QuietDrain => layered(DrainLayer::pair().0.without_retry(), service),
                 Layer::Heartbeat => layered(self.heartbeat(), service),
+                Layer::Lifetime => layered(lifetime(), service),
+                Layer::Silence => layered(SilenceLayer::after(Duration::MAX), service),
+                Layer::Truncation => layered(truncation(), service),
+                Layer::Watchers => {
+                    let service = layered(StallLayer::after(INTERVAL), service);
+                    layered(
+                        MetricsLayer::new(Nobody),
+                        layered(LimitLayer::new(), service),
+                    )
+                }
             };
         }
         service
@@ -127,6 +150,13 @@ impl Setup {
             Layer::Drain => layer.drain(DrainLayer::pair().0),
             Layer::QuietDrain => layer.drain(DrainLayer::pair().0.without_retry()),
             Layer::Heartbeat => layer.heartbeat(self.heartbeat()),
+            Layer::Lifetime => layer.lifetime(lifetime()),
+            Layer::Silence => layer.silence(SilenceLayer::after(Duration::MAX)),
+            Layer::Truncation => layer.truncation(truncation()),
+            Layer::Watchers => layer
+                .stall(StallLayer::after(INTERVAL))
+                .limit(LimitLayer::new())
+                .metrics(MetricsLayer::new(Nobody)),
         })
     }
 
@@ -142,6 +172,20 @@ impl Setup {
 fn assign() -> EventIdLayer {
     EventIdLayer::new().assign(|_| true)
 }
+
+fn lifetime() -> LifetimeLayer {
+    LifetimeLayer::after(Duration::MAX).without_retry()
+}
+
+/// Where no event is the last one, every stream is cut off.
+fn truncation() -> TruncationLayer {
+    TruncationLayer::new().terminal(|_| false).count_only()
+}
+
+/// Watches, and does nothing.
+struct Nobody;
+
+impl Observer for Nobody {}
 
 thread_local! {
     static RUNTIME: LazyCell<Runtime> = const { LazyCell::new(paused) };
@@ -209,7 +253,10 @@ impl Setup {
 
     /// Whether any layer looks at the bytes.
     fn looks(&self) -> bool {
-        self.has(Layer::Track) || self.has(Layer::QuietDrain)
+        use Layer::{Lifetime, QuietDrain, Silence, Track, Truncation, Watchers};
+        [Track, QuietDrain, Lifetime, Silence, Truncation, Watchers]
+            .iter()
+            .any(|layer| self.has(*layer))
     }
 }
 
@@ -266,17 +313,18 @@ proptest! {
 
 // === the nasty ones, with a silence at every place ===
 
-/// Every layer alone, every pair, and all of them, by hand and fused.
+/// Every layer alone, every pair of those that may add bytes, and all, by hand and fused.
 fn sets() -> Vec<Setup> {
     let alone = LAYERS.iter().map(|layer| vec![*layer]);
-    let pairs = (0..LAYERS.len()).flat_map(|b| (0..b).map(move |a| vec![LAYERS[a], LAYERS[b]]));
+    let pairs = (0..SPEAKING).flat_map(|b| (0..b).map(move |a| vec![LAYERS[a], LAYERS[b]]));
     let all = [
         Layer::Assign,
         Layer::Drain,
         Layer::Headers,
         Layer::Heartbeat,
     ];
-    let sets = alone.chain(pairs).chain([all.into()]);
+    let guards = LAYERS[SPEAKING..].to_vec();
+    let sets = alone.chain(pairs).chain([all.into(), guards]);
     sets.map(|layers| Setup::of(Client::Events, &layers))
         .chain(Client::ALL.map(|client| Setup {
             fused: true,

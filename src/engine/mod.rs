@@ -6,9 +6,9 @@
 //!
 //! | hook | order |
 //! |---|---|
-//! | request | metrics · compression · ids · truncation · silence · lifetime · drain · limit |
+//! | request | limit · metrics · compression · ids · truncation · silence · lifetime · drain |
 //! | response | drain, limit (refusals) · headers · then the parts of the stream |
-//! | event end | ids · truncation · heartbeat · lifetime · drain · metrics |
+//! | event end | truncation · ids · lifetime · drain · heartbeat · metrics |
 //! | poll | output · drain · lifetime · upstream · silence · heartbeat, the last two only in silence |
 //! | upstream's end | truncation |
 //!
@@ -170,7 +170,7 @@ impl Engine {
         let between_events = self.is_between_events();
         let truncation = self.parts.truncation.as_mut()?;
         let (ending, last) = truncation.on_upstream_end(between_events, failed)?;
-        self.outbox.push(last);
+        self.say_last(last);
         Some(ending)
     }
 
@@ -183,7 +183,7 @@ impl Engine {
         if let Some(silence) = &mut self.parts.silence
             && let Some((ending, last)) = silence.on_deadline(now, between_events)
         {
-            self.outbox.push(last);
+            self.say_last(last);
             return Some(ending);
         }
         self.on_heartbeat(now);
@@ -251,6 +251,13 @@ impl Engine {
 
     pub(crate) fn is_full(&self) -> bool {
         self.outbox.is_full()
+    }
+
+    /// In the place of the upstream, and on the way of its bytes.
+    fn say_last(&mut self, event: Bytes) {
+        self.parts.silence = None;
+        self.parts.truncation = None;
+        self.on_data(event);
     }
 
     fn on_time(&mut self, now: Instant) -> Option<Ending> {

@@ -14,9 +14,9 @@ use crate::{
 /// What runs in one stream, in the order in which it hears of the bytes.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    pub(super) ids: Option<EventIds>,
-    pub(super) truncation: Option<Truncation>,
     pub(super) silence: Option<Silence>,
+    pub(super) truncation: Option<Truncation>,
+    pub(super) ids: Option<EventIds>,
     pub(super) lifetime: Option<Lifetime>,
     pub(super) drain: Option<Watcher>,
     pub(super) heartbeat: Option<Heartbeat>,
@@ -25,16 +25,16 @@ pub(super) struct Parts {
 impl Parts {
     pub(super) fn is_idle(&self) -> bool {
         let Self {
-            ids,
-            truncation,
             silence,
+            truncation,
+            ids,
             lifetime,
             drain,
             heartbeat,
         } = self;
-        ids.is_none()
+        silence.is_none()
             && truncation.is_none()
-            && silence.is_none()
+            && ids.is_none()
             && lifetime.is_none()
             && drain.is_none()
             && heartbeat.is_none()
@@ -46,17 +46,18 @@ impl Parts {
                 .truncation
                 .as_ref()
                 .is_some_and(Truncation::needs_lines)
+            || self.ids.is_some()
             || self.lifetime.as_ref().is_some_and(Lifetime::needs_lines)
             || self.drain.as_ref().is_some_and(Watcher::needs_lines)
             || self.heartbeat.as_ref().is_some_and(Heartbeat::needs_lines)
     }
 
     pub(super) fn on_field(&mut self, field: &Field<'_>) {
-        if let Some(ids) = &mut self.ids {
-            ids.on_field(field);
-        }
         if let Some(truncation) = &mut self.truncation {
             truncation.on_field(field);
+        }
+        if let Some(ids) = &mut self.ids {
+            ids.on_field(field);
         }
         if let Some(lifetime) = &mut self.lifetime {
             lifetime.on_field(field);
@@ -71,18 +72,18 @@ impl Parts {
 
     /// The lines that the block still needs.
     pub(super) fn on_event_end(&mut self, block: &BlockEnd) -> [Option<Bytes>; 2] {
-        let id = self.ids.as_mut().and_then(|ids| ids.on_event_end(block));
         if let Some(truncation) = &mut self.truncation {
             truncation.on_event_end(block);
         }
-        if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.on_event_end(block, id.is_some());
-        }
+        let id = self.ids.as_mut().and_then(|ids| ids.on_event_end(block));
         let lifetime = self.lifetime.as_mut();
         let retry = lifetime.and_then(|lifetime| lifetime.on_event_end(block));
         let told = retry.is_some();
         let drain = self.drain.as_mut();
         let drain = drain.and_then(|drain| drain.on_event_end(block, told));
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.on_event_end(block, id.is_some());
+        }
         [id, retry.or(drain)]
     }
 
