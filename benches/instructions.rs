@@ -4,11 +4,13 @@
 //! some events and with twice as many: the difference is what an event costs, without the start.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     env,
     future::ready,
     hint::black_box,
     process::{Command, exit},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,15 +20,30 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use tokio::{runtime::Builder, task::yield_now};
 use tower::{Layer, Service, ServiceExt, layer::util::Identity, service_fn};
-use tower_sse::{BoxError, MemoryStore, ResumeLayer, SseLayer};
+use tower_sse::{
+    BoxError, HeartbeatLayer, LifetimeLayer, LimitLayer, MemoryStore, ResumeLayer, SilenceLayer,
+    SseLayer, StallLayer, TruncationLayer,
+};
 
 /// What runs: its name, and what it does with so many events.
 type Case = (&'static str, fn(usize));
 
 /// Events come one by one, as tokens do.
-const CASES: [Case; 5] = [
+const CASES: [Case; 9] = [
     ("no layer", |events| run(Identity::new(), POST, events)),
     ("SseLayer", |events| run(SseLayer::new(), POST, events)),
+    ("heartbeat, answer", |events| {
+        run(HeartbeatLayer::new(), POST, events)
+    }),
+    ("heartbeat and guards, answer", |events| {
+        run(guards(), POST, events)
+    }),
+    ("heartbeat, feed", |events| {
+        run(HeartbeatLayer::new(), EVENT_SOURCE, events)
+    }),
+    ("heartbeat and guards, feed", |events| {
+        run(guards(), EVENT_SOURCE, events)
+    }),
     ("SseLayer + resume", |events| {
         run(with_resume(), POST, events)
     }),
@@ -34,6 +51,12 @@ const CASES: [Case; 5] = [
         run(with_resume(), EVENT_SOURCE, events)
     }),
     ("ResumeLayer alone", |events| run(resume(), POST, events)),
+];
+
+/// What the guards may cost, all of them, as a share of an event with heartbeats alone.
+const BOUNDS: [(&str, &str, f64); 2] = [
+    ("heartbeat and guards, answer", "heartbeat, answer", 1.25),
+    ("heartbeat and guards, feed", "heartbeat, feed", 1.25),
 ];
 
 const POST: (&str, &str) = ("POST", "application/json");
@@ -62,9 +85,17 @@ fn main() {
 
 fn report() {
     println!("{:>12}  instructions per event of {SIZE} bytes", "");
+    let mut counts = HashMap::new();
     for (number, (name, _)) in CASES.iter().enumerate() {
         let [once, twice] = [EVENTS, 2 * EVENTS].map(|events| instructions(number, events));
-        println!("{:>12}  {name}", (twice - once) / EVENTS as u64);
+        let count = (twice - once) / EVENTS as u64;
+        println!("{count:>12}  {name}");
+        counts.insert(*name, count as f64);
+    }
+    for (name, than, bound) in BOUNDS {
+        let ratio = counts[name] / counts[than];
+        let held = if ratio <= bound { "held" } else { "missed" };
+        println!("{ratio:>12.2}  times {than}: {name} (at most {bound}: {held})");
     }
 }
 
@@ -88,6 +119,20 @@ fn instructions(case: usize, events: usize) -> u64 {
     count.unwrap_or_else(|| panic!("no count: {said}"))
 }
 
+/// All that may end a stream, or refuse it, and never does.
+fn guards() -> SseLayer {
+    let long = Duration::from_secs(3600);
+    SseLayer::new()
+        .without_headers()
+        .without_compression_bypass()
+        .without_event_id()
+        .limit(LimitLayer::new().max_streams(10))
+        .lifetime(LifetimeLayer::after(long))
+        .stall(StallLayer::after(long))
+        .silence(SilenceLayer::after(long))
+        .truncation(TruncationLayer::new().count_only())
+}
+
 fn resume() -> ResumeLayer {
     ResumeLayer::new(MemoryStore::new())
 }
@@ -104,6 +149,7 @@ where
 {
     let request = Request::builder()
         .method(method)
+        .uri("/v1/chat/completions")
         .header("accept", accept)
         .body(());
     let service = layer.layer(upstream(events));

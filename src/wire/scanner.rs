@@ -184,6 +184,13 @@ impl Scanner {
     /// Reads only the last bytes of `frame`, enough to know the [`Position`]: the work does not
     /// grow with the frame. Where that is too little to be sure, it is not called a boundary.
     pub fn skim(&mut self, frame: &[u8]) {
+        // Nearly all frames are whole events, and their last bytes say so.
+        for end in [LineEnd::Lf, LineEnd::CrLf] {
+            if frame.ends_with(end.blank()) {
+                self.pass_boundary(end);
+                return;
+            }
+        }
         let window = if shows_enough(last(frame, SKIM_WINDOW)) {
             SKIM_WINDOW
         } else {
@@ -193,6 +200,15 @@ impl Scanner {
             self.lose_sight();
         }
         self.scan(last(frame, window), |_| ());
+    }
+
+    /// Behind a blank line, whatever was before it.
+    fn pass_boundary(&mut self, line_end: LineEnd) {
+        self.line.clear();
+        self.block = Block::default();
+        self.line_end = line_end;
+        self.cr = Cr::No;
+        self.started = true;
     }
 
     /// Inside a line of an event, for all we know.
