@@ -30,7 +30,7 @@ use programs::{
     recorded::{Deed, Recorded, Recording},
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SDKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdks");
 
@@ -54,9 +54,11 @@ enum Language {
 struct Job {
     recording: Recording,
     sdk: Sdk,
-    gateway: &'static str,
-    url: String,
+    /// What the server is called here, and where it is.
+    server: (&'static str, String),
     deed: Deed,
+    /// What the upstream waits before its answer.
+    delay: Duration,
 }
 
 /// What an SDK made of it.
@@ -72,14 +74,26 @@ struct Answer {
     /// It is the SDK's own.
     #[serde(default)]
     typed: bool,
+    /// The error as it was in the stream.
+    #[serde(default)]
+    said: Value,
 }
 
 /// The classes that were raised, by what happened to whom.
 #[derive(Default)]
 struct Table(BTreeMap<(Recording, Sdk, String), BTreeMap<String, usize>>);
 
-const TRUNCATED: &str = "its upstream ended in the middle";
-const SILENT: &str = "its upstream has said nothing for too long";
+/// The message of the gateway's error event, its code and its status.
+const TRUNCATED: (&str, &str, u16) = (
+    "its upstream ended in the middle of it",
+    "stream_truncated",
+    502,
+);
+const SILENT: (&str, &str, u16) = (
+    "its upstream has said nothing for too long",
+    "stream_silent",
+    504,
+);
 
 // === Answers that are cut off ===
 
@@ -102,23 +116,17 @@ async fn no_cut_answer_passes(language: Language) {
     let gateways = [("abort", abort.url("")), ("error-event", event.url(""))];
     let mut jobs = Vec::new();
     for (recording, sdk) in readers(language) {
-        for (gateway, url) in &gateways {
+        for gateway in &gateways {
             for at in sdk.cuts(recording) {
                 for deed in [Deed::End(at), Deed::Break(at)] {
-                    jobs.push(Job::new(recording, sdk, gateway, url, deed));
+                    jobs.push(Job::new(recording, sdk, gateway, deed));
                 }
             }
         }
     }
     let mut table = Table::default();
     for (job, answer) in read_all(jobs).await {
-        let error = answer.error.clone();
-        let error = error.unwrap_or_else(|| panic!("{job:?} is no error: {answer:?}"));
-        let said = job.gateway == "error-event" && job.is_between_events();
-        table.add(&job, if said { "error event" } else { "abort" }, &error);
-        if said {
-            answer.is_typed(&job, TRUNCATED);
-        }
+        table.add_raised(&job, &answer, TRUNCATED);
     }
     table.print("what the SDKs raise on answers that are cut off");
 }
@@ -147,27 +155,16 @@ async fn whole_answers_pass(language: Language) {
     }
     let mut jobs = Vec::new();
     for (recording, sdk) in readers(language) {
-        for (gateway, url) in &servers {
-            let deed = Deed::End(recording.bytes().len());
-            jobs.push(Job::new(recording, sdk, gateway, url, deed));
+        for server in &servers {
+            jobs.push(Job::new(recording, sdk, server, recording.whole()));
         }
     }
     let answers = read_all(jobs).await;
     for of_one_sdk in answers.chunks(servers.len()) {
-        let (job, direct) = &of_one_sdk[0];
-        assert_eq!(direct.error, None, "{job:?} {direct:?}");
-        assert!(direct.text.contains("Größe ist relativ 👋."), "{direct:?}");
-        let finish = direct.finish.as_deref().unwrap_or_default();
-        assert!(
-            ["stop", "completed", "end_turn"].contains(&finish),
-            "{job:?}"
-        );
+        let (_, direct) = &of_one_sdk[0];
         for (job, answer) in of_one_sdk {
-            let answer = Answer {
-                id: direct.id,
-                ..answer.clone()
-            };
-            assert_eq!(&answer, direct, "{job:?}");
+            answer.is_whole(job);
+            assert_eq!(answer.events, direct.events, "{job:?}");
         }
     }
 }
@@ -178,14 +175,14 @@ async fn whole_answers_pass(language: Language) {
 async fn without_the_rule_sdks_take_cut_answers_for_whole_ones() {
     let upstream = Recorded::start().await;
     let gateway = Gateway::before(&upstream.url(), &[]).await;
+    let server = ("count", gateway.url(""));
     let jobs = |language| {
-        let cuts = readers(language).into_iter().flat_map(|(recording, sdk)| {
+        let mut jobs = Vec::new();
+        for (recording, sdk) in readers(language) {
             let cuts = sdk.cuts(recording).into_iter();
-            cuts.map(move |at| (recording, sdk, Deed::End(at)))
-        });
-        let url = gateway.url("");
-        cuts.map(|(recording, sdk, deed)| Job::new(recording, sdk, "count", &url, deed))
-            .collect::<Vec<_>>()
+            jobs.extend(cuts.map(|at| Job::new(recording, sdk, &server, Deed::End(at))));
+        }
+        jobs
     };
     let (python, javascript) = tokio::join!(
         read_all(jobs(Language::Python)),
@@ -215,31 +212,39 @@ async fn the_bytes_in_front_of_a_cut_are_the_upstreams() {
         let gateway = Gateway::before(&upstream.url(), &["--on-truncation", how]).await;
         let url = gateway.url("");
         let reads = Recording::ALL.into_iter().flat_map(|recording| {
-            let whole = recording.bytes().len();
-            let cuts = cuts(recording).into_iter().chain([whole]);
+            let cuts = if how == "count" {
+                cuts(recording)
+            } else {
+                ends(recording)
+            };
+            let cuts = cuts.into_iter().chain([recording.bytes().len()]);
             let deeds = cuts.flat_map(|at| [Deed::End(at), Deed::Break(at)]);
             deeds.map(move |deed| (recording, deed))
         });
         let reads = reads.map(|(recording, deed)| read_raw(&url, recording, deed));
         let mut reads = stream::iter(reads).buffer_unordered(16);
         while let Some((recording, deed, bytes, clean)) = reads.next().await {
-            let (at, ended) = match deed {
-                Deed::End(at) => (at, true),
-                Deed::Break(at) => (at, false),
-                _ => unreachable!("cuts"),
-            };
-            let (upstreams, ours) = bytes.split_at(bytes.len().min(at));
-            let case = format!("{how}, {recording:?}, {deed:?}");
-            assert_eq!(upstreams, &recording.bytes()[..at], "{case}");
-            let whole = at == recording.bytes().len();
-            let said = how == "error-event" && !whole && is_between_events(recording, at);
-            let said_text = String::from_utf8_lossy(ours);
-            assert_eq!(said_text.contains(TRUNCATED), said, "{case}: {said_text}");
-            assert_eq!(ours.is_empty(), !said, "{case}: {said_text}");
-            let expected = said || (ended && (how == "count" || whole));
-            assert_eq!(clean, expected, "{case}");
+            assert_bytes(how, recording, deed, &bytes, clean);
         }
     }
+}
+
+fn assert_bytes(how: &str, recording: Recording, deed: Deed, bytes: &[u8], clean: bool) {
+    let (at, ended) = match deed {
+        Deed::End(at) => (at, true),
+        Deed::Break(at) => (at, false),
+        Deed::Hang(_) | Deed::Refuse(_) | Deed::Close => unreachable!("no cut"),
+    };
+    let case = format!("{how}, {recording:?}, {deed:?}");
+    let (upstreams, ours) = bytes.split_at(bytes.len().min(at));
+    assert_eq!(upstreams, &recording.bytes()[..at], "{case}");
+    let whole = at == recording.bytes().len();
+    let said = how == "error-event" && !whole && is_between_events(recording, at);
+    let ours = String::from_utf8_lossy(ours);
+    assert_eq!(ours.contains(TRUNCATED.0), said, "{case}: {ours}");
+    assert_eq!(ours.is_empty(), !said, "{case}: {ours}");
+    let expected = said || (ended && (how == "count" || whole));
+    assert_eq!(clean, expected, "{case}");
 }
 
 async fn read_raw(url: &str, recording: Recording, deed: Deed) -> (Recording, Deed, Vec<u8>, bool) {
@@ -281,21 +286,15 @@ async fn silence_is_an_error(language: Language) {
     for (recording, sdk) in readers(language) {
         let boundaries = recording.boundaries();
         let (first, middle) = (boundaries[0], boundaries[boundaries.len() / 2]);
-        for (gateway, url) in &gateways {
+        for gateway in &gateways {
             for at in [0, first, middle, middle + 20] {
-                jobs.push(Job::new(recording, sdk, gateway, url, Deed::Hang(at)));
+                jobs.push(Job::new(recording, sdk, gateway, Deed::Hang(at)));
             }
         }
     }
     let mut table = Table::default();
     for (job, answer) in read_all(jobs).await {
-        let error = answer.error.clone();
-        let error = error.unwrap_or_else(|| panic!("{job:?} is no error: {answer:?}"));
-        let said = job.gateway == "error-event" && job.is_between_events();
-        table.add(&job, if said { "error event" } else { "abort" }, &error);
-        if said {
-            answer.is_typed(&job, SILENT);
-        }
+        table.add_raised(&job, &answer, SILENT);
     }
     table.print("what the SDKs raise on upstreams that hang");
 }
@@ -331,12 +330,13 @@ fn readers(language: Language) -> Vec<(Recording, Sdk)> {
     readers
 }
 
-/// Where an answer is cut: at each end of an event, before the blank line that is there, and in
-/// steps of seven bytes, which meet each kind of place, also within a letter.
+/// Where an answer is cut: at each end of an event, before the blank line that is there, in steps of
+/// seven bytes, and within each letter that has more than one.
 fn cuts(recording: Recording) -> BTreeSet<usize> {
-    let whole = recording.bytes().len();
+    let text = str::from_utf8(recording.bytes()).expect("UTF-8");
     let mut cuts = ends(recording);
-    cuts.extend((0..whole).step_by(7));
+    cuts.extend((0..text.len()).step_by(7));
+    cuts.extend((0..text.len()).filter(|at| !text.is_char_boundary(*at)));
     cuts
 }
 
@@ -359,23 +359,35 @@ impl Sdk {
             _ => cuts(recording),
         }
     }
+
+    /// What it raises on an error event.
+    fn error_of_event(self) -> String {
+        match (self.language, self.package) {
+            (Language::Python, "anthropic") => "anthropic.APIStatusError".to_owned(),
+            (_, package) => format!("{package}.APIError"),
+        }
+    }
+
+    /// What it raises on a connection that breaks: not always an error of its own.
+    fn error_of_abort(self) -> &'static str {
+        match (self.language, self.package, self.way) {
+            (Language::Python, "openai", _) => "openai.APIConnectionError",
+            (Language::Python, _, _) => "httpx2.RemoteProtocolError",
+            (Language::JavaScript, "@anthropic-ai/sdk", "helper") => "AnthropicError",
+            (Language::JavaScript, _, "helper") => "OpenAIError",
+            (Language::JavaScript, _, _) => "TypeError",
+        }
+    }
 }
 
 impl Job {
-    fn new(
-        recording: Recording,
-        sdk: Sdk,
-        gateway: &'static str,
-        server: &str,
-        deed: Deed,
-    ) -> Self {
-        let url = format!("{server}{}", deed.base(Duration::ZERO));
+    fn new(recording: Recording, sdk: Sdk, server: &(&'static str, String), deed: Deed) -> Self {
         Self {
             recording,
             sdk,
-            gateway,
-            url,
+            server: server.clone(),
             deed,
+            delay: Duration::ZERO,
         }
     }
 
@@ -387,14 +399,45 @@ impl Job {
             Deed::Refuse(_) | Deed::Close => true,
         }
     }
+
+    /// For the script that reads it.
+    fn line(&self, id: usize) -> String {
+        let line = json!({
+            "id": id,
+            "sdk": self.sdk.package,
+            "way": self.sdk.way,
+            "protocol": self.recording.name(),
+            "base": format!("{}{}", self.server.1, self.deed.base(self.delay)),
+        });
+        format!("{line}\n")
+    }
 }
 
 impl Answer {
-    /// It is an error of the SDK's own, made of the event that the gateway has sent.
-    fn is_typed(&self, job: &Job, message: &str) {
-        let said = self.message.as_deref().unwrap_or_default();
+    fn is_whole(&self, job: &Job) {
+        assert_eq!(self.error, None, "{job:?}: {self:?}");
+        assert_eq!(self.text, "Größe ist relativ 👋.", "{job:?}");
+        let finish = match job.recording {
+            Recording::Chat => "stop",
+            Recording::Responses => "completed",
+            Recording::Messages => "end_turn",
+        };
+        assert_eq!(self.finish.as_deref(), Some(finish), "{job:?}");
+    }
+
+    /// It is the SDK's own error, and says what the event said.
+    fn is_of_event(&self, job: &Job, (message, code, status): (&str, &str, u16)) {
         assert!(self.typed, "{job:?}: {self:?}");
-        assert!(said.contains(message), "{job:?}: {self:?}");
+        let error = self.error.as_deref();
+        assert_eq!(error, Some(&*job.sdk.error_of_event()), "{job:?}: {self:?}");
+        let shown = self.message.as_deref().unwrap_or_default();
+        assert!(shown.contains(message), "{job:?}: {self:?}");
+        let said = match job.recording {
+            Recording::Chat | Recording::Responses => &self.said,
+            Recording::Messages => &self.said["error"],
+        };
+        assert_eq!(said["code"], code, "{job:?}: {self:?}");
+        assert_eq!(said["status"], status, "{job:?}: {self:?}");
     }
 }
 
@@ -407,6 +450,19 @@ impl Table {
             .or_default()
             .entry(error.to_owned())
             .or_default() += 1;
+    }
+
+    /// Of a stream that was broken off. Within an event it is never by an event.
+    fn add_raised(&mut self, job: &Job, answer: &Answer, event: (&str, &str, u16)) {
+        let error = answer.error.as_deref();
+        let error = error.unwrap_or_else(|| panic!("{job:?} is no error: {answer:?}"));
+        if job.server.0 == "error-event" && job.is_between_events() {
+            self.add(job, "error event", error);
+            answer.is_of_event(job, event);
+        } else {
+            self.add(job, "abort", error);
+            assert_eq!(error, job.sdk.error_of_abort(), "{job:?}: {answer:?}");
+        }
     }
 
     fn print(&self, title: &str) {
@@ -436,18 +492,8 @@ impl Table {
 async fn read_all(jobs: Vec<Job>) -> Vec<(Job, Answer)> {
     let folder = Folder::new("sdks");
     let path = Path::new(folder.path()).join("jobs");
-    let lines: String = (jobs.iter().enumerate())
-        .map(|(id, job)| {
-            let line = json!({
-                "id": id,
-                "sdk": job.sdk.package,
-                "way": job.sdk.way,
-                "protocol": job.recording.name(),
-                "base": job.url,
-            });
-            format!("{line}\n")
-        })
-        .collect();
+    let lines = jobs.iter().enumerate().map(|(id, job)| job.line(id));
+    let lines: String = lines.collect();
     fs::write(&path, lines).expect("a file in target/tmp");
     let mut command = match jobs[0].sdk.language {
         Language::Python => python(Path::new(SDKS).join("read.py")),

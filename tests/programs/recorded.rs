@@ -73,6 +73,11 @@ impl Recording {
         }
     }
 
+    /// All of it.
+    pub(crate) fn whole(self) -> Deed {
+        Deed::End(self.bytes().len())
+    }
+
     /// Behind the blank line of each event, in order; the last is the end.
     pub(crate) fn boundaries(self) -> Vec<usize> {
         let pairs = self.bytes().windows(2).enumerate();

@@ -74,6 +74,7 @@ async function read(job) {
     // A class of the SDK may have the name of its parent's.
     answer.error = `${answer.typed ? `${job.sdk}.` : ""}${error.constructor.name}`;
     answer.message = String(error.message);
+    answer.said = error.error ?? null;
   }
   console.log(JSON.stringify(answer));
 }

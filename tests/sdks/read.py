@@ -105,6 +105,7 @@ async def read(job, clients, places):
             answer["error"] = f"{kind.__module__.split('.')[0]}.{kind.__name__}"
             answer["message"] = str(error)
             answer["typed"] = isinstance(error, (openai.APIError, anthropic.APIError))
+            answer["said"] = getattr(error, "body", None)
     print(json.dumps(answer), flush=True)
 
 
