@@ -79,21 +79,39 @@ struct Answer {
     said: Value,
 }
 
+/// What an error event of the gateway says.
+#[derive(Clone, Copy)]
+struct Event {
+    message: &'static str,
+    code: Option<&'static str>,
+    status: u16,
+}
+
 /// The classes that were raised, by what happened to whom.
 #[derive(Default)]
 struct Table(BTreeMap<(Recording, Sdk, String), BTreeMap<String, usize>>);
 
-/// The message of the gateway's error event, its code and its status.
-const TRUNCATED: (&str, &str, u16) = (
-    "its upstream ended in the middle of it",
-    "stream_truncated",
-    502,
-);
-const SILENT: (&str, &str, u16) = (
-    "its upstream has said nothing for too long",
-    "stream_silent",
-    504,
-);
+const TRUNCATED: Event = Event {
+    message: "its upstream ended in the middle of it",
+    code: Some("stream_truncated"),
+    status: 502,
+};
+
+const SILENT: Event = Event {
+    message: "its upstream has said nothing for too long",
+    code: Some("stream_silent"),
+    status: 504,
+};
+
+/// From an upstream that closes its connection the gateway's proxy makes a 502.
+const CLOSED: Event = Event {
+    message: "the upstream broke off before its answer",
+    code: Some("stream_refused"),
+    status: 502,
+};
+
+/// Clearly more than what `--early-open` is given here.
+const LATE: Duration = Duration::from_secs(1);
 
 // === Answers that are cut off ===
 
@@ -241,7 +259,7 @@ fn assert_bytes(how: &str, recording: Recording, deed: Deed, bytes: &[u8], clean
     let whole = at == recording.bytes().len();
     let said = how == "error-event" && !whole && is_between_events(recording, at);
     let ours = String::from_utf8_lossy(ours);
-    assert_eq!(ours.contains(TRUNCATED.0), said, "{case}: {ours}");
+    assert_eq!(ours.contains(TRUNCATED.message), said, "{case}: {ours}");
     assert_eq!(ours.is_empty(), !said, "{case}: {ours}");
     let expected = said || (ended && (how == "count" || whole));
     assert_eq!(clean, expected, "{case}");
@@ -297,6 +315,81 @@ async fn silence_is_an_error(language: Language) {
         table.add_raised(&job, &answer, SILENT);
     }
     table.print("what the SDKs raise on upstreams that hang");
+}
+
+// === Upstreams that answer late ===
+
+// These wait for `--early-open`.
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the SDKs for Python: run tests/run"]
+async fn python_hears_of_all_that_comes_late() {
+    late_answers_are_heard(Language::Python).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Node and the SDKs for it: run tests/run"]
+async fn javascript_hears_of_all_that_comes_late() {
+    late_answers_are_heard(Language::JavaScript).await;
+}
+
+async fn late_answers_are_heard(language: Language) {
+    let upstream = Recorded::start().await;
+    let flags = ["--early-open", "300ms", "--on-truncation", "error-event"];
+    let gateway = Gateway::before(&upstream.url(), &flags).await;
+    let server = ("early-open", gateway.url(""));
+    let mut jobs = Vec::new();
+    for (recording, sdk) in readers(language) {
+        for deed in [
+            recording.whole(),
+            Deed::End(recording.boundaries()[2]),
+            Deed::Refuse(429),
+            Deed::Refuse(529),
+            Deed::Close,
+        ] {
+            let delay = LATE;
+            let job = Job::new(recording, sdk, &server, deed);
+            jobs.push(Job { delay, ..job });
+        }
+        // In time: the statuses and their errors are as they were.
+        jobs.push(Job::new(recording, sdk, &server, recording.whole()));
+        jobs.push(Job::new(recording, sdk, &server, Deed::Refuse(429)));
+    }
+    let mut table = Table::default();
+    for (job, answer) in read_all(jobs).await {
+        let error = answer.error.as_deref().unwrap_or("nothing");
+        let when = if job.delay.is_zero() {
+            "in time"
+        } else {
+            "late"
+        };
+        table.add(&job, &format!("{:?} {when}", job.deed), error);
+        match job.deed {
+            deed if deed == job.recording.whole() => answer.is_whole(&job),
+            Deed::Refuse(429) if job.delay.is_zero() => {
+                assert_eq!(error, job.sdk.error_of_429(), "{job:?}: {answer:?}");
+            }
+            Deed::Refuse(status) => answer.is_of_event(&job, refused(job.recording, status)),
+            Deed::Close => answer.is_of_event(&job, CLOSED),
+            Deed::End(_) | Deed::Break(_) | Deed::Hang(_) => answer.is_of_event(&job, TRUNCATED),
+        }
+    }
+    table.print("what the SDKs raise on upstreams that answer late");
+}
+
+/// What the provider said, handed on.
+fn refused(recording: Recording, status: u16) -> Event {
+    let (message, code) = match (recording, status) {
+        (Recording::Messages, 429) => ("This request would exceed your rate limit.", None),
+        (Recording::Messages, _) => ("Overloaded", None),
+        (_, 429) => ("Rate limit reached", Some("rate_limit_exceeded")),
+        (_, _) => ("The server is overloaded", None),
+    };
+    Event {
+        message,
+        code,
+        status,
+    }
 }
 
 // === What is read, and by whom ===
@@ -368,6 +461,10 @@ impl Sdk {
         }
     }
 
+    fn error_of_429(self) -> String {
+        format!("{}.RateLimitError", self.package)
+    }
+
     /// What it raises on a connection that breaks: not always an error of its own.
     fn error_of_abort(self) -> &'static str {
         match (self.language, self.package, self.way) {
@@ -426,18 +523,18 @@ impl Answer {
     }
 
     /// It is the SDK's own error, and says what the event said.
-    fn is_of_event(&self, job: &Job, (message, code, status): (&str, &str, u16)) {
+    fn is_of_event(&self, job: &Job, event: Event) {
         assert!(self.typed, "{job:?}: {self:?}");
         let error = self.error.as_deref();
         assert_eq!(error, Some(&*job.sdk.error_of_event()), "{job:?}: {self:?}");
         let shown = self.message.as_deref().unwrap_or_default();
-        assert!(shown.contains(message), "{job:?}: {self:?}");
+        assert!(shown.contains(event.message), "{job:?}: {self:?}");
         let said = match job.recording {
             Recording::Chat | Recording::Responses => &self.said,
             Recording::Messages => &self.said["error"],
         };
-        assert_eq!(said["code"], code, "{job:?}: {self:?}");
-        assert_eq!(said["status"], status, "{job:?}: {self:?}");
+        assert_eq!(said["code"].as_str(), event.code, "{job:?}: {self:?}");
+        assert_eq!(said["status"], event.status, "{job:?}: {self:?}");
     }
 }
 
@@ -453,7 +550,7 @@ impl Table {
     }
 
     /// Of a stream that was broken off. Within an event it is never by an event.
-    fn add_raised(&mut self, job: &Job, answer: &Answer, event: (&str, &str, u16)) {
+    fn add_raised(&mut self, job: &Job, answer: &Answer, event: Event) {
         let error = answer.error.as_deref();
         let error = error.unwrap_or_else(|| panic!("{job:?} is no error: {answer:?}"));
         if job.server.0 == "error-event" && job.is_between_events() {
