@@ -110,8 +110,8 @@ const CLOSED: Event = Event {
     status: 502,
 };
 
-/// Clearly more than what `--early-open` is given here.
-const LATE: Duration = Duration::from_secs(1);
+/// Far longer than the gateway's patience with who is to be late.
+const LATE: Duration = Duration::from_millis(1500);
 
 // === Answers that are cut off ===
 
@@ -335,9 +335,11 @@ async fn javascript_hears_of_all_that_comes_late() {
 
 async fn late_answers_are_heard(language: Language) {
     let upstream = Recorded::start().await;
-    let flags = ["--early-open", "300ms", "--on-truncation", "error-event"];
-    let gateway = Gateway::before(&upstream.url(), &flags).await;
-    let server = ("early-open", gateway.url(""));
+    let flags = ["--on-truncation", "error-event", "--early-open"];
+    let hasty = Gateway::before(&upstream.url(), &[&flags[..], &["50ms"]].concat()).await;
+    let patient = Gateway::before(&upstream.url(), &[&flags[..], &["1m"]].concat()).await;
+    let late = ("late", hasty.url(""));
+    let in_time = ("in time", patient.url(""));
     let mut jobs = Vec::new();
     for (recording, sdk) in readers(language) {
         for deed in [
@@ -348,25 +350,21 @@ async fn late_answers_are_heard(language: Language) {
             Deed::Close,
         ] {
             let delay = LATE;
-            let job = Job::new(recording, sdk, &server, deed);
+            let job = Job::new(recording, sdk, &late, deed);
             jobs.push(Job { delay, ..job });
         }
-        // In time: the statuses and their errors are as they were.
-        jobs.push(Job::new(recording, sdk, &server, recording.whole()));
-        jobs.push(Job::new(recording, sdk, &server, Deed::Refuse(429)));
+        // A status in time is one.
+        jobs.push(Job::new(recording, sdk, &in_time, recording.whole()));
+        jobs.push(Job::new(recording, sdk, &in_time, Deed::Refuse(429)));
     }
     let mut table = Table::default();
     for (job, answer) in read_all(jobs).await {
         let error = answer.error.as_deref().unwrap_or("nothing");
-        let when = if job.delay.is_zero() {
-            "in time"
-        } else {
-            "late"
-        };
-        table.add(&job, &format!("{:?} {when}", job.deed), error);
+        let what = format!("{:?} {}", job.deed, job.server.0);
+        table.add(&job, &what, error);
         match job.deed {
             deed if deed == job.recording.whole() => answer.is_whole(&job),
-            Deed::Refuse(429) if job.delay.is_zero() => {
+            Deed::Refuse(429) if job.server.0 == "in time" => {
                 assert_eq!(error, job.sdk.error_of_429(), "{job:?}: {answer:?}");
             }
             Deed::Refuse(status) => answer.is_of_event(&job, refused(job.recording, status)),
