@@ -70,10 +70,11 @@ async function read(job) {
   try {
     await ways[`${job.protocol}_${job.way}`](client(job), answer);
   } catch (error) {
-    answer.typed = error instanceof require(job.sdk).APIError;
-    // A class of the SDK may have the name of its parent's.
-    answer.error = `${answer.typed ? `${job.sdk}.` : ""}${error.constructor.name}`;
+    const { APIError, OpenAIError, AnthropicError } = require(job.sdk);
+    const own = error instanceof (OpenAIError ?? AnthropicError);
+    answer.error = `${own ? `${job.sdk}.` : ""}${error.constructor.name}`;
     answer.message = String(error.message);
+    answer.typed = error instanceof APIError;
     answer.said = error.error ?? null;
   }
   console.log(JSON.stringify(answer));
@@ -83,6 +84,4 @@ const jobs = fs.readFileSync(process.argv[2], "utf8").trim().split("\n").map((li
 const worker = async () => {
   for (let job; (job = jobs.shift()); ) await read(job);
 };
-// A helper may throw once more where nobody listens.
-process.on("unhandledRejection", () => {});
 Promise.all(Array.from({ length: AT_ONCE }, worker));
