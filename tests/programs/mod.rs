@@ -11,5 +11,7 @@ pub(crate) mod folder;
 pub(crate) mod gateway;
 pub(crate) mod node;
 pub(crate) mod process;
+pub(crate) mod python;
+pub(crate) mod recorded;
 pub(crate) mod redis;
 pub(crate) mod upstreams;

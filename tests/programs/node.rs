@@ -20,12 +20,14 @@ pub(crate) fn package(name: &str) -> PathBuf {
 
 /// A client script.
 pub(crate) fn node(script: &str, arguments: &[&str]) -> Process {
+    Process::start(command(Path::new(CLIENTS).join(script)).args(arguments))
+}
+
+/// A command that runs any script with the packages.
+pub(crate) fn command(script: impl AsRef<Path>) -> Command {
     let mut command = Command::new("node");
+    command.env("NODE_PATH", packages()).arg(script.as_ref());
     command
-        .env("NODE_PATH", packages())
-        .arg(Path::new(CLIENTS).join(script))
-        .args(arguments);
-    Process::start(&mut command)
 }
 
 fn packages() -> PathBuf {

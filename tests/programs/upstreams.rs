@@ -4,8 +4,9 @@ use std::{env, fs, net::TcpListener, path::Path, process::Command};
 
 use super::{
     client,
-    folder::{Folder, target},
+    folder::Folder,
     process::{Process, eventually},
+    python::python,
 };
 
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/upstreams");
@@ -18,14 +19,7 @@ pub(crate) struct Tornado {
 
 impl Tornado {
     pub(crate) async fn start() -> Self {
-        let python = target().join("venv/bin/python");
-        assert!(
-            python.exists(),
-            "no Tornado in {}: run tests/run",
-            python.display()
-        );
-        let mut process =
-            Process::start(Command::new(python).arg(Path::new(FILES).join("tornado_server.py")));
+        let mut process = Process::start(&mut python(Path::new(FILES).join("tornado_server.py")));
         let address = process.line("tornado listening on http://").await;
         Self {
             _process: process,
