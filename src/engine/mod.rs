@@ -8,9 +8,10 @@
 //! |---|---|
 //! | request | metrics · compression · ids · truncation · silence · lifetime · drain · limit |
 //! | response | drain, limit (refusals) · headers · then the parts of the stream |
-//! | event end | ids · truncation · heartbeat · lifetime · drain · metrics |
+//! | event end | ids · truncation · heartbeat · lifetime · drain |
 //! | poll | output · drain · lifetime · upstream · silence · heartbeat, the last two only in silence |
 //! | upstream's end | truncation |
+//! | output | metrics |
 //!
 //! The limit, the watchdog over stalled clients and the metrics hold something for as long as the
 //! stream runs. It stands beside the service's body ([`Held`]), where others reach it, too.
@@ -22,6 +23,7 @@ mod parts;
 use std::{
     mem,
     sync::{Arc, Weak},
+    thread,
 };
 
 use bytes::Bytes;
@@ -170,7 +172,7 @@ impl Engine {
         let between_events = self.is_between_events();
         let truncation = self.parts.truncation.as_mut()?;
         let (ending, last) = truncation.on_upstream_end(between_events, failed)?;
-        self.outbox.push(last);
+        self.outbox.push_events(last, 1);
         Some(ending)
     }
 
@@ -183,7 +185,7 @@ impl Engine {
         if let Some(silence) = &mut self.parts.silence
             && let Some((ending, last)) = silence.on_deadline(now, between_events)
         {
-            self.outbox.push(last);
+            self.outbox.push_events(last, 1);
             return Some(ending);
         }
         self.on_heartbeat(now);
@@ -233,16 +235,16 @@ impl Engine {
     }
 
     pub(crate) fn take_output(&mut self) -> Option<Bytes> {
-        let frame = self.outbox.take();
+        let output = self.outbox.take();
         if let Some(tally) = &self.tally {
-            match (&frame, self.ended) {
-                (Some(frame), _) => tally.on_sent(frame.len()),
+            match (&output, self.ended) {
+                (Some(output), _) => tally.on_sent(output),
                 // Only now all is counted that was sent.
                 (None, Some(reason)) => tally.end(reason),
                 (None, None) => {}
             }
         }
-        frame
+        output.map(|output| output.bytes)
     }
 
     pub(crate) fn has_output(&self) -> bool {
@@ -272,6 +274,7 @@ impl Engine {
         };
         self.spoken = true;
         self.scanner.skip_start();
+        // Nothing else is in the outbox, and this poll takes it.
         self.outbox.push(bytes);
         if let Some(tally) = &self.tally {
             tally.on_heartbeat(shape);
@@ -296,8 +299,7 @@ impl Engine {
     }
 
     fn on_lines(&mut self, frame: &Bytes) -> Option<Ending> {
-        let tally = self.tally.as_deref();
-        let mut lines = Lines::new(frame, &mut self.parts, tally, &mut self.outbox);
+        let mut lines = Lines::new(frame, &mut self.parts, &mut self.outbox);
         lines.on_start(&self.scanner, self.dropped);
         self.scanner.scan(frame, |mark| lines.on_mark(&mark));
         let (dropped, ending) = lines.finish();
@@ -325,7 +327,12 @@ impl Held {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.finish(EndReason::Disconnected);
+        // A body that panics takes its connection with it.
+        self.finish(if thread::panicking() {
+            EndReason::Failed
+        } else {
+            EndReason::Disconnected
+        });
         if let (Some(tally), Some(reason)) = (&self.tally, self.ended) {
             tally.end(reason);
         }
