@@ -8,7 +8,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{net::TcpListener, time::interval};
 use tower::BoxError;
 use tower_sse::{MetricsLayer, Observer, Resume, StreamHead, StreamTotals, resume::ResumeStats};
-use tracing::{info, warn};
+use tracing::{
+    field::{DebugValue, debug},
+    info, warn,
+};
 
 use crate::args::Args;
 
@@ -169,8 +172,8 @@ impl Observer for Log {
     }
 }
 
-/// As people write times, and no finer than they read them: `1m 2s 345ms`.
-fn shown(time: Duration) -> tracing::field::DisplayValue<humantime::FormattedDuration> {
+/// To the millisecond: `350ms`, `62.5s`.
+fn shown(time: Duration) -> DebugValue<Duration> {
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    tracing::field::display(humantime::format_duration(Duration::from_millis(millis)))
+    debug(Duration::from_millis(millis))
 }
