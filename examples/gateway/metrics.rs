@@ -159,9 +159,9 @@ impl Observer for Log {
     fn ended(&self, stream: &StreamHead, totals: &StreamTotals) {
         info!(
             target: "gateway",
-            reason = totals.reason.as_str(),
+            reason = %totals.reason.as_str(),
             method = %stream.method,
-            path = stream.uri.path(),
+            path = %stream.uri.path().escape_default(),
             events = totals.events,
             bytes = totals.bytes,
             heartbeats = totals.heartbeats,

@@ -27,8 +27,8 @@ use crate::refusal::RefusedBy;
 /// name. With the feature `tracing` each stream has a span, whatever its observers:
 /// `event_stream`, level info, target `tower_sse`, below the span that is current when the response
 /// head comes, with `method` and `path`, and from its end `reason`, `events`, `bytes`, `heartbeats`
-/// and `lifetime` (seconds). Nothing runs inside of it: it is there to be exported. A filter on its
-/// target switches it off.
+/// and `lifetime` (seconds). Nothing runs inside of it: it is there to be exported, and keeps the one
+/// above it open for as long. A filter on its target switches it off.
 ///
 /// Off in [`SseLayer`](crate::SseLayer) until it is handed one. As a layer alone it belongs outside
 /// of the others, or it does not see what they refuse, end and add.
