@@ -24,6 +24,9 @@ pub(crate) struct Exporter {
 /// Writes the line.
 struct Log;
 
+/// A counter's name, where it comes from, and what it says.
+type FromResume = (&'static str, fn(&ResumeStats) -> u64, &'static str);
+
 /// Where nobody else's metrics are by custom.
 const ADDRESS: &str = "127.0.0.1:9464";
 
@@ -44,7 +47,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the layers do not count by themselves.
-const RESUME: [(&str, fn(&ResumeStats) -> u64, &str); 5] = [
+const RESUME: [FromResume; 5] = [
     (
         "sse_resume_started_total",
         |stats| stats.started,
