@@ -81,15 +81,15 @@ impl Concerns {
             .transpose()
             .map_err(|refusal| self.refuse(&refusal))?;
         let arrival = self.metrics.as_ref().map(|layer| layer.on_request(request));
+        if let Some(compression) = self.compression {
+            compression.on_request(&mut request.headers, client);
+        }
         let ids = self.event_id.as_ref();
         let ids = ids.map(|layer| layer.on_request(request, client));
         if let Some(metrics) = &self.metrics
             && ids.as_ref().is_some_and(EventIds::has_ignored)
         {
             metrics.on_ignored_id();
-        }
-        if let Some(compression) = self.compression {
-            compression.on_request(&mut request.headers, client);
         }
         Ok(Exchange {
             client,
