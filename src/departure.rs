@@ -8,7 +8,7 @@ use crate::{
     end::EndReason,
     protocol::{Answer, Terminal},
     refusal::retry_block,
-    wire::{BlockEnd, Field, Position, retry_line},
+    wire::{BlockEnd, Field, LineEnd, Position, retry_line},
 };
 
 /// How a stream goes that is ended before its service ends it: when, is for others to say.
@@ -77,6 +77,10 @@ impl Departure {
         }
         let after = self.retry.take_if(|_| block.data)?;
         Some(retry_line(after, block.line_end))
+    }
+
+    pub(crate) fn retry_line(&mut self, end: LineEnd) -> Option<Bytes> {
+        Some(retry_line(self.retry.take()?, end))
     }
 
     /// How the stream must end now, if it must. Half an event is waited for, but not long.

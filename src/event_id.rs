@@ -77,6 +77,8 @@ pub(crate) struct EventIds {
     next: Option<u64>,
     /// What the open block says of the client's cursor.
     block: Option<Cursor>,
+    /// The client has said an id that cannot be one.
+    ignored: bool,
 }
 
 #[derive(Debug)]
@@ -136,7 +138,10 @@ impl EventIdLayer {
     }
 
     pub(crate) fn on_request(&self, request: &mut request::Parts, client: Client) -> EventIds {
-        let last = said_last(request, self.query.as_deref()).and_then(|said| read_id(&said));
+        let said = said_last(request, self.query.as_deref());
+        let last = said.as_deref().map(read_id);
+        let ignored = matches!(last, Some(None));
+        let last = last.flatten();
         let assigns = self
             .assign
             .as_ref()
@@ -146,6 +151,7 @@ impl EventIdLayer {
             sent: None,
             next: assigns.then(|| number_after(last.as_ref())),
             block: None,
+            ignored,
         };
         if let Some(last) = last {
             request.extensions.insert(LastEventId(last));
@@ -212,6 +218,10 @@ impl LastSentId {
 }
 
 impl EventIds {
+    pub(crate) fn has_ignored(&self) -> bool {
+        self.ignored
+    }
+
     /// The part of this stream, if there is anything to do in it.
     pub(crate) fn on_response(mut self, response: &mut response::Parts) -> Option<Self> {
         if self.track {

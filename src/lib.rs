@@ -41,6 +41,7 @@ mod truncation;
 pub mod wire;
 mod withdraw;
 
+pub use self::metrics::{MetricsLayer, Observer, ResumeOutcome, StreamHead, StreamTotals};
 pub use body::{Aborted, SseBody};
 pub use compression::{CompressionBypassLayer, should_compress};
 pub use drain::{Drain, DrainLayer, DrainMode};
@@ -53,7 +54,6 @@ pub use heartbeat::{HeartbeatLayer, HeartbeatStart};
 pub use layer::SseLayer;
 pub use lifetime::{LifetimeLayer, StreamDeadline};
 pub use limit::LimitLayer;
-pub use metrics::{MetricsLayer, Observer, ResumeOutcome, StreamHead, StreamTotals};
 pub use protocol::{BreakOff, Protocol};
 pub use refusal::RefusedBy;
 #[cfg(feature = "redis")]

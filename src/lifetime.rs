@@ -9,7 +9,7 @@ use crate::{
     departure::{Departure, Ending, LONGEST},
     end::EndReason,
     jitter::Jitter,
-    wire::{BlockEnd, Field, Position},
+    wire::{BlockEnd, Field, LineEnd, Position},
 };
 
 /// Ends event streams before somebody on the way does, at an event boundary.
@@ -156,6 +156,10 @@ impl Lifetime {
     /// The line that the block still needs.
     pub(crate) fn on_event_end(&mut self, block: &BlockEnd) -> Option<Bytes> {
         self.departure.on_event_end(block, false)
+    }
+
+    pub(crate) fn retry_line(&mut self, end: LineEnd) -> Option<Bytes> {
+        self.departure.retry_line(end)
     }
 
     /// How the stream must end now, if it must.

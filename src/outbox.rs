@@ -9,10 +9,19 @@ use bytes::{Bytes, BytesMut};
 /// is ready at once is joined, a lone piece goes on as it is, and a large one is never copied.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    frames: VecDeque<Bytes>,
-    /// The frame that small pieces still go to.
+    frames: VecDeque<Output>,
+    /// The frame that small pieces still go to, and the events in it.
     last: Last,
+    last_events: u64,
     len: usize,
+}
+
+/// A frame that is handed on.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) bytes: Bytes,
+    /// How many events end in it, where they are counted.
+    pub(crate) events: u64,
 }
 
 #[derive(Debug, Default)]
@@ -31,9 +40,17 @@ const FULL: usize = 16 * 1024;
 const LARGE: usize = 4 * 1024;
 
 impl Outbox {
+    /// Bytes in which no event ends.
+    pub(crate) fn push(&mut self, piece: Bytes) {
+        self.push_events(piece, 0);
+    }
+
+    /// Bytes in which so many events end. They count when their frame is taken: a client that is gone
+    /// has not had what still lies here.
+    ///
     /// Joined here and not when it is taken: many small pieces would otherwise weigh far more than
     /// their bytes.
-    pub(crate) fn push(&mut self, piece: Bytes) {
+    pub(crate) fn push_events(&mut self, piece: Bytes, events: u64) {
         if piece.is_empty() {
             return;
         }
@@ -42,19 +59,21 @@ impl Outbox {
             self.close_last();
         }
         if piece.len() >= LARGE {
-            self.frames.push_back(piece);
+            let bytes = piece;
+            self.frames.push_back(Output { bytes, events });
         } else {
             self.last.join(piece);
+            self.last_events += events;
         }
     }
 
     /// The next frame, never empty.
-    pub(crate) fn take(&mut self) -> Option<Bytes> {
+    pub(crate) fn take(&mut self) -> Option<Output> {
         if self.frames.is_empty() {
             self.close_last();
         }
         let frame = self.frames.pop_front()?;
-        self.len -= frame.len();
+        self.len -= frame.bytes.len();
         Some(frame)
     }
 
@@ -67,11 +86,13 @@ impl Outbox {
     }
 
     fn close_last(&mut self) {
-        match mem::take(&mut self.last) {
-            Last::Empty => {}
-            Last::Lone(piece) => self.frames.push_back(piece),
-            Last::Joined(frame) => self.frames.push_back(frame.freeze()),
-        }
+        let bytes = match mem::take(&mut self.last) {
+            Last::Empty => return,
+            Last::Lone(piece) => piece,
+            Last::Joined(frame) => frame.freeze(),
+        };
+        let events = mem::take(&mut self.last_events);
+        self.frames.push_back(Output { bytes, events });
     }
 }
 
@@ -111,7 +132,7 @@ mod tests {
             outbox.push(vec![b'x'; *len].into());
         }
         let frames: Vec<_> = std::iter::from_fn(|| outbox.take())
-            .map(|frame| frame.len())
+            .map(|frame| frame.bytes.len())
             .collect();
         assert!(outbox.is_empty() && outbox.len == 0);
         frames
@@ -133,6 +154,19 @@ mod tests {
         let piece = Bytes::from(vec![b'x'; 10]);
         let mut outbox = Outbox::default();
         outbox.push(piece.clone());
-        assert_eq!(outbox.take().unwrap().as_ptr(), piece.as_ptr());
+        assert_eq!(outbox.take().unwrap().bytes.as_ptr(), piece.as_ptr());
+    }
+
+    #[test]
+    fn events_go_with_the_frame_that_they_end_in() {
+        let mut outbox = Outbox::default();
+        for (len, events) in [(10, 1), (10, 2), (0, 0), (LARGE, 3), (LARGE, 0), (10, 4)] {
+            outbox.push_events(vec![b'x'; len].into(), events);
+        }
+        let taken = std::iter::from_fn(|| outbox.take());
+        let taken: Vec<_> = taken
+            .map(|frame| (frame.bytes.len(), frame.events))
+            .collect();
+        assert_eq!(taken, [(20, 3), (LARGE, 3), (LARGE, 0), (10, 4)]);
     }
 }

@@ -73,6 +73,9 @@ impl Refusal {
 }
 
 impl RefusedBy {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Drain, Self::Limit, Self::PrincipalLimit];
+
     /// Who refused, as words joined by `_`, for logs and labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -18,8 +18,11 @@ use support::body::{
     record_for, request, response, through,
 };
 use tower::{ServiceExt, service_fn, util::BoxService};
-use tower_sse::{Drain, DrainLayer, EventIdLayer, LastEventId, SseLayer, wire::EventId};
-use tracing::{Level, subscriber::DefaultGuard};
+use tower_sse::{
+    Drain, DrainLayer, EventIdLayer, LastEventId, MetricsLayer, SseLayer, StallLayer, wire::EventId,
+};
+use tracing::{Instrument as _, Level, info_span, subscriber::DefaultGuard};
+use tracing_subscriber::fmt::format::FmtSpan;
 
 // === the log ===
 
@@ -38,6 +41,28 @@ impl Log {
             .with_writer(move || writer.clone())
             .finish();
         (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// A line for each span that closes, and for whatever else is worth more than a debugger's look.
+    fn of_spans() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(Level::INFO)
+            .with_span_events(FmtSpan::CLOSE)
+            .with_ansi(false)
+            .without_time()
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// The one new line that has the word.
+    fn line_of(&self, word: &str) -> String {
+        let lines = self.lines().into_iter();
+        let mut lines: Vec<_> = lines.filter(|line| line.contains(word)).collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines.remove(0)
     }
 
     /// The lines since the last time, without the blanks that pad the level.
@@ -216,4 +241,57 @@ async fn a_stream_that_the_drain_ends_is_traced_as_drained_or_aborted() {
             ]
         );
     }
+}
+
+// === spans ===
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_has_a_span_below_the_one_that_is_current_at_its_head() {
+    let (log, _guard) = Log::of_spans();
+    let steps = [data("data: x\n\n"), pause(20.0), data("data: y\n\n")];
+    let request = request("POST", "/v1/chat?key=secret", &[]);
+    let layer = SseLayer::new().metrics(MetricsLayer::new(()));
+    let response = through(layer, request, events(steps));
+    let response = response.instrument(info_span!("outer")).await;
+    let body = response.into_body();
+    assert_eq!(log.lines(), [""; 0]);
+    let bytes = record(body).await.bytes().len();
+    let line = log.line_of("event_stream");
+    let start = "INFO outer:event_stream{method=\"POST\" path=\"/v1/chat\" reason=\"complete\" \
+                 events=2 bytes=BYTES heartbeats=1 lifetime=20.0}: tower_sse: close";
+    assert!(
+        line.starts_with(&start.replace("BYTES", &bytes.to_string())),
+        "{line}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_span_closes_where_its_stream_ends_and_not_where_its_body_is_dropped() {
+    let (log, _guard) = Log::of_spans();
+    let stall = StallLayer::after(Duration::from_secs(8));
+    let layer = SseLayer::new().stall(stall).metrics(MetricsLayer::new(()));
+    let steps = [data("data: x\n\n"), Step::Hang];
+    let response = through(layer, Client::Fetch.request(), events(steps)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let line = log.line_of("event_stream");
+    assert!(
+        line.contains("reason=\"stalled\" events=0 bytes=0 "),
+        "{line}"
+    );
+    drop(response);
+    assert_eq!(log.lines(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_metrics_there_is_no_span() {
+    let steps = || events([data("data: x\n\n")]);
+    let (log, _guard) = Log::of_spans();
+    let request = || Client::Fetch.request();
+    record(
+        through(SseLayer::new(), request(), steps())
+            .await
+            .into_body(),
+    )
+    .await;
+    assert_eq!(log.lines(), [""; 0]);
 }

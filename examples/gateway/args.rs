@@ -117,6 +117,11 @@ pub(crate) struct Args {
     #[arg(value_name = "WHAT", value_parser = on_truncation())]
     pub(crate) on_truncation: OnTruncation,
 
+    /// Where Prometheus finds the metrics, under /metrics and on a port of its own; or off. Nobody is
+    /// asked who they are there [default: 127.0.0.1:9464, and off if that is taken]
+    #[arg(long, env = "GATEWAY_METRICS", value_name = "ADDR|off")]
+    pub(crate) metrics: Option<String>,
+
     /// What to log, as `tracing` directives: info, debug, tower_sse=trace,info
     #[arg(long, env = "GATEWAY_LOG", default_value = "info")]
     #[arg(value_name = "FILTER")]
@@ -152,6 +157,9 @@ Then, with the demo:
 An answer that goes on where the connection was lost, here behind its event 5:
   curl -N -H 'accept: text/event-stream' http://127.0.0.1:8080/v1/completions
   curl -N -H 'last-event-id: ts_….5' http://127.0.0.1:8080/v1/completions
+
+What becomes of the streams, for Prometheus:
+  curl http://127.0.0.1:9464/metrics
 
 A stop: SIGTERM or Ctrl-C drains, a second one leaves at once.";
 

@@ -8,6 +8,7 @@ use tower_sse::{
 
 use crate::{
     args::{Args, OnTruncation},
+    metrics,
     proxy::Peer,
 };
 
@@ -18,7 +19,8 @@ pub(crate) fn layer(args: &Args, resume: ResumeLayer, drain: DrainLayer) -> SseL
         .drain(drain.deadline(args.drain_timeout))
         .stall(StallLayer::after(args.stall_timeout))
         .limit(limit(args))
-        .truncation(truncation(args));
+        .truncation(truncation(args))
+        .metrics(metrics::layer());
     let layer = match args.lifetime {
         Some(lifetime) => layer.lifetime(LifetimeLayer::after(lifetime)),
         None => layer,

@@ -14,6 +14,7 @@
 mod args;
 mod demo;
 mod layers;
+mod metrics;
 mod proxy;
 mod server;
 mod store;
@@ -33,6 +34,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{Args, explain},
+    metrics::Exporter,
     proxy::{Proxy, Timeouts},
     server::{Server, stop_signals},
 };
@@ -70,12 +72,17 @@ async fn run(args: Args) -> Result<(), BoxError> {
     let mut stop = stop_signals()?;
     let listener = listen(&args.listen).await?;
     let address = listener.local_addr()?;
+    let exporter = Exporter::bind(&args).await?;
+    let metrics = exporter.as_ref().map(Exporter::address).transpose()?;
     let (resume_layer, producers) = store::resume(&args);
     let (drain_layer, drain) = DrainLayer::pair();
+    if let Some(exporter) = exporter {
+        exporter.serve(resume_layer.handle());
+    }
     let layer = layers::layer(&args, resume_layer, drain_layer);
     let service = layer.layer(proxy(&args).await?.into_service());
     let server = Server::new(args.write_timeout);
-    announce(address)?;
+    announce(address, metrics)?;
     server.accept_until(&mut stop, listener, service).await;
     let deadline = args.drain_timeout;
     server.leave(&mut stop, &drain, producers, deadline).await;
@@ -101,8 +108,11 @@ async fn proxy(args: &Args) -> io::Result<Proxy> {
 }
 
 /// On standard output, where a script can wait for it; the log goes to standard error.
-fn announce(address: SocketAddr) -> io::Result<()> {
+fn announce(address: SocketAddr, metrics: Option<SocketAddr>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "gateway listening on http://{address}")?;
+    if let Some(metrics) = metrics {
+        writeln!(out, "gateway metrics on http://{metrics}/metrics")?;
+    }
     out.flush()
 }

@@ -11,7 +11,7 @@ use crate::{
     departure::{Departure, EVENT_GRACE, Ending, How},
     end::EndReason,
     reach::Reach,
-    wire::{BlockEnd, Field, Position},
+    wire::{BlockEnd, Field, LineEnd, Position},
 };
 
 /// The drain's part in one stream.
@@ -58,6 +58,10 @@ impl Watcher {
 
     pub(crate) fn has_started(&self) -> bool {
         self.end_at().is_some()
+    }
+
+    pub(crate) fn retry_line(&mut self, end: LineEnd) -> Option<Bytes> {
+        self.departure.retry_line(end)
     }
 
     /// How the stream must end now, if it must.

@@ -84,12 +84,16 @@ impl Concerns {
         if let Some(compression) = self.compression {
             compression.on_request(&mut request.headers, client);
         }
+        let ids = self.event_id.as_ref();
+        let ids = ids.map(|layer| layer.on_request(request, client));
+        if let Some(metrics) = &self.metrics
+            && ids.as_ref().is_some_and(EventIds::has_ignored)
+        {
+            metrics.on_ignored_id();
+        }
         Ok(Exchange {
             client,
-            ids: self
-                .event_id
-                .as_ref()
-                .map(|layer| layer.on_request(request, client)),
+            ids,
             truncation: self
                 .truncation
                 .as_ref()
@@ -114,16 +118,15 @@ impl Concerns {
         mut exchange: Exchange,
     ) -> Handling {
         let client = exchange.client;
-        if let Some(metrics) = &self.metrics {
-            metrics.on_response(response);
-        }
         let Some(kind) = EventStream::of(response, client) else {
+            self.on_pass(response);
             return Handling::Untouched;
         };
         let permit = match self.admit(response, &mut exchange) {
             Ok(permit) => permit,
             Err(refusal) => return Handling::Replaced(self.turn_away(response, &refusal)),
         };
+        self.on_pass(response);
         if let Some(headers) = &self.headers {
             headers.on_response(&mut response.headers);
         }
@@ -134,7 +137,8 @@ impl Concerns {
             headers::unbind(&mut response.headers);
         }
         let tally = self.metrics.as_ref().zip(arrival);
-        let tally = tally.map(|(metrics, arrival)| metrics.open(arrival));
+        let tally =
+            tally.map(|(metrics, arrival)| metrics.open(arrival, kind == EventStream::Opaque));
         if idle && permit.is_none() && self.stall.is_none() && tally.is_none() {
             return Handling::Untouched;
         }
@@ -144,6 +148,13 @@ impl Concerns {
             tally,
         };
         Handling::Stream(Engine::new(kind, parts, held, self.stall.clone()))
+    }
+
+    /// A response that is not refused, whether it is a stream or not.
+    fn on_pass(&self, response: &response::Parts) {
+        if let Some(metrics) = &self.metrics {
+            metrics.on_response(response);
+        }
     }
 
     /// The place of a stream, if it may be.

@@ -1,9 +1,10 @@
+use std::mem;
+
 use bytes::Bytes;
 
 use super::parts::Parts;
 use crate::{
     departure::Ending,
-    metrics::Tally,
     outbox::Outbox,
     wire::{BlockEnd, LineEnd, Mark, Position, Scanner},
 };
@@ -11,27 +12,23 @@ use crate::{
 /// A frame while its lines are read: what is before `handed` is in the outbox or dropped.
 pub(super) struct Lines<'a> {
     parts: &'a mut Parts,
-    tally: Option<&'a Tally>,
     outbox: &'a mut Outbox,
     frame: &'a Bytes,
     handed: usize,
+    /// The events that end behind `handed`.
+    events: u64,
     dropped: bool,
     ending: Option<Ending>,
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn new(
-        frame: &'a Bytes,
-        parts: &'a mut Parts,
-        tally: Option<&'a Tally>,
-        outbox: &'a mut Outbox,
-    ) -> Self {
+    pub(super) fn new(frame: &'a Bytes, parts: &'a mut Parts, outbox: &'a mut Outbox) -> Self {
         Self {
             parts,
-            tally,
             outbox,
             frame,
             handed: 0,
+            events: 0,
             dropped: false,
             ending: None,
         }
@@ -63,9 +60,6 @@ impl<'a> Lines<'a> {
     }
 
     fn on_block_end(&mut self, block: &BlockEnd) {
-        if let Some(tally) = self.tally {
-            tally.on_event_end(block);
-        }
         let drops = self.parts.drops_blank_line(block);
         if drops {
             self.hand_over(block.blank.start);
@@ -76,6 +70,7 @@ impl<'a> Lines<'a> {
                 self.outbox.push(line);
             }
         }
+        self.events += u64::from(block.data);
         let cut = &self.frame[block.blank.start..] == b"\r";
         self.dropped = drops && cut;
         // Where an LF may still come, the stream ends behind it.
@@ -94,7 +89,8 @@ impl<'a> Lines<'a> {
     /// Everything up to `to` goes down.
     fn hand_over(&mut self, to: usize) {
         if to > self.handed {
-            self.outbox.push(self.frame.slice(self.handed..to));
+            let piece = self.frame.slice(self.handed..to);
+            self.outbox.push_events(piece, mem::take(&mut self.events));
             self.handed = to;
         }
     }

@@ -8,9 +8,10 @@
 //! |---|---|
 //! | request | limit · metrics · compression · ids · truncation · silence · lifetime · drain |
 //! | response | drain, limit (refusals) · headers · then the parts of the stream |
-//! | event end | truncation · ids · lifetime · drain · heartbeat · metrics |
+//! | event end | truncation · ids · lifetime · drain · heartbeat |
 //! | poll | output · drain · lifetime · upstream · silence · heartbeat, the last two only in silence |
 //! | upstream's end | truncation |
+//! | output | metrics |
 //!
 //! The limit, the watchdog over stalled clients and the metrics hold something for as long as the
 //! stream runs. It stands beside the service's body ([`Held`]), where others reach it, too.
@@ -22,6 +23,7 @@ mod parts;
 use std::{
     mem,
     sync::{Arc, Weak},
+    thread,
 };
 
 use bytes::Bytes;
@@ -41,7 +43,7 @@ use crate::{
     reach::{Reach, Relay},
     stall::{Pulse, StallLayer, Watched},
     trace::trace,
-    wire::{Bom, Position, Scanner},
+    wire::{Bom, LineEnd, Position, Scanner},
 };
 
 /// One stream on its way through the concerns.
@@ -233,16 +235,16 @@ impl Engine {
     }
 
     pub(crate) fn take_output(&mut self) -> Option<Bytes> {
-        let frame = self.outbox.take();
+        let output = self.outbox.take();
         if let Some(tally) = &self.tally {
-            match (&frame, self.ended) {
-                (Some(frame), _) => tally.on_sent(frame.len()),
+            match (&output, self.ended) {
+                (Some(output), _) => tally.on_sent(output),
                 // Only now all is counted that was sent.
                 (None, Some(reason)) => tally.end(reason),
                 (None, None) => {}
             }
         }
-        frame
+        output.map(|output| output.bytes)
     }
 
     pub(crate) fn has_output(&self) -> bool {
@@ -253,11 +255,16 @@ impl Engine {
         self.outbox.is_full()
     }
 
-    /// In the place of the upstream, and on the way of its bytes.
+    /// An event of ours in the place of the upstream's next one, behind a boundary. It gets no id: a
+    /// client would come back behind an event that the service never had.
     fn say_last(&mut self, event: Bytes) {
-        self.parts.silence = None;
-        self.parts.truncation = None;
-        self.on_data(event);
+        let Some(lines) = event.strip_suffix(b"\n") else {
+            return;
+        };
+        self.outbox.push(event.slice_ref(lines));
+        let retry = self.parts.retry_line(LineEnd::Lf);
+        self.outbox.push(retry.unwrap_or_default());
+        self.outbox.push_events(event.slice(lines.len()..), 1);
     }
 
     fn on_time(&mut self, now: Instant) -> Option<Ending> {
@@ -279,6 +286,7 @@ impl Engine {
         };
         self.spoken = true;
         self.scanner.skip_start();
+        // Nothing else is in the outbox, and this poll takes it.
         self.outbox.push(bytes);
         if let Some(tally) = &self.tally {
             tally.on_heartbeat(shape);
@@ -303,8 +311,7 @@ impl Engine {
     }
 
     fn on_lines(&mut self, frame: &Bytes) -> Option<Ending> {
-        let tally = self.tally.as_deref();
-        let mut lines = Lines::new(frame, &mut self.parts, tally, &mut self.outbox);
+        let mut lines = Lines::new(frame, &mut self.parts, &mut self.outbox);
         lines.on_start(&self.scanner, self.dropped);
         self.scanner.scan(frame, |mark| lines.on_mark(&mark));
         let (dropped, ending) = lines.finish();
@@ -332,7 +339,12 @@ impl Held {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.finish(EndReason::Disconnected);
+        // A body that panics takes its connection with it.
+        self.finish(if thread::panicking() {
+            EndReason::Failed
+        } else {
+            EndReason::Disconnected
+        });
         if let (Some(tally), Some(reason)) = (&self.tally, self.ended) {
             tally.end(reason);
         }

@@ -8,7 +8,7 @@ use crate::{
     lifetime::Lifetime,
     silence::Silence,
     truncation::Truncation,
-    wire::{BlockEnd, Field},
+    wire::{BlockEnd, Field, LineEnd},
 };
 
 /// What runs in one stream, in the order in which it hears of the bytes.
@@ -85,6 +85,14 @@ impl Parts {
             heartbeat.on_event_end(block, id.is_some());
         }
         [id, retry.or(drain)]
+    }
+
+    /// The hint that the stream's first event still needs.
+    pub(super) fn retry_line(&mut self, end: LineEnd) -> Option<Bytes> {
+        let lifetime = self.lifetime.as_mut();
+        let retry = lifetime.and_then(|lifetime| lifetime.retry_line(end));
+        let drain = self.drain.as_mut();
+        retry.or_else(|| drain.and_then(|drain| drain.retry_line(end)))
     }
 
     pub(super) fn drops_blank_line(&self, block: &BlockEnd) -> bool {

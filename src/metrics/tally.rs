@@ -10,17 +10,21 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Arrival, Observer, StreamHead, StreamTotals};
-use crate::{end::EndReason, shape::HeartbeatShape, wire::BlockEnd};
+use crate::{
+    end::EndReason,
+    outbox::Output,
+    shape::HeartbeatShape,
+    trace::{SpanEnd, StreamSpan},
+};
 
 /// What is counted of one stream. Shared with who may end it from outside.
 pub(crate) struct Tally {
     observers: Arc<[Arc<dyn Observer>]>,
     head: StreamHead,
+    span: StreamSpan,
     arrived: Instant,
     opened: Instant,
     first_event: OnceLock<Duration>,
-    /// Events that were read and are still to be handed on.
-    read: AtomicU64,
     events: AtomicU64,
     bytes: AtomicU64,
     heartbeats: AtomicU64,
@@ -28,35 +32,32 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn open(observers: Arc<[Arc<dyn Observer>]>, arrival: Arrival) -> Self {
+    pub(super) fn open(
+        observers: Arc<[Arc<dyn Observer>]>,
+        arrival: Arrival,
+        opaque: bool,
+    ) -> Self {
         let Arrival { at, method, uri } = arrival;
         let opened = Instant::now();
-        let head = StreamHead {
-            method,
-            uri,
-            time_to_head: opened - at,
-        };
-        for observer in observers.iter() {
-            observer.opened(&head);
-        }
-        Self {
+        let tally = Self {
             observers,
-            head,
+            span: StreamSpan::open(method.as_str(), uri.path()),
+            head: StreamHead {
+                method,
+                uri,
+                time_to_head: opened - at,
+                opaque,
+            },
             arrived: at,
             opened,
             first_event: OnceLock::new(),
-            read: AtomicU64::new(0),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             heartbeats: AtomicU64::new(0),
             ended: AtomicBool::new(false),
-        }
-    }
-
-    pub(crate) fn on_event_end(&self, block: &BlockEnd) {
-        if block.data {
-            add(&self.read, 1);
-        }
+        };
+        tally.tell(|observer| observer.opened(&tally.head));
+        tally
     }
 
     pub(crate) fn on_heartbeat(&self, shape: HeartbeatShape) {
@@ -64,23 +65,25 @@ impl Tally {
         self.tell(|observer| observer.heartbeat(&self.head, shape));
     }
 
-    /// A frame is handed on.
-    pub(crate) fn on_sent(&self, bytes: usize) {
-        let events = self.read.load(Relaxed);
-        if events > 0 {
-            self.read.store(0, Relaxed);
-            add(&self.events, events);
-            if self.first_event.get().is_none() {
-                self.on_first_event();
-            }
+    /// A frame is handed on. What a client still takes of a stream that was ended from outside is not
+    /// counted: the totals have been told.
+    pub(crate) fn on_sent(&self, output: &Output) {
+        if self.ended.load(Relaxed) {
+            return;
         }
-        add(&self.bytes, bytes as u64);
-        self.tell(|observer| observer.sent(&self.head, events, bytes as u64));
+        let (events, bytes) = (output.events, output.bytes.len() as u64);
+        add(&self.events, events);
+        add(&self.bytes, bytes);
+        if events > 0 && self.first_event.get().is_none() {
+            self.on_first_event();
+        }
+        self.tell(|observer| observer.sent(&self.head, events, bytes));
     }
 
     /// Only the first reason counts.
     pub(crate) fn end(&self, reason: EndReason) {
-        if self.ended.swap(true, Relaxed) {
+        // Most are asked once more when they are dropped.
+        if self.ended.load(Relaxed) || self.ended.swap(true, Relaxed) {
             return;
         }
         let totals = StreamTotals {
@@ -92,6 +95,13 @@ impl Tally {
             heartbeats: self.heartbeats.load(Relaxed),
         };
         self.tell(|observer| observer.ended(&self.head, &totals));
+        self.span.close(&SpanEnd {
+            reason: reason.as_str(),
+            events: totals.events,
+            bytes: totals.bytes,
+            heartbeats: totals.heartbeats,
+            lifetime: totals.lifetime,
+        });
     }
 
     fn on_first_event(&self) {

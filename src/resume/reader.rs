@@ -95,8 +95,8 @@ impl Reader {
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
         loop {
-            if let Some(bytes) = self.outbox.take() {
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            if let Some(output) = self.outbox.take() {
+                return Poll::Ready(Some(Ok(Frame::data(output.bytes))));
             }
             match &mut self.source {
                 Source::Live => ready!(self.poll_live(cx)),

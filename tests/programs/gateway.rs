@@ -52,7 +52,8 @@ impl DerefMut for Gateway {
     }
 }
 
-/// The gateway's program, with no flags from the environment.
+/// The gateway's program, with no flags from the environment but one: of many gateways at once, only
+/// one could have the address that metrics have by default.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(binary());
     for (name, _) in
@@ -60,6 +61,7 @@ pub(crate) fn command() -> Command {
     {
         command.env_remove(name);
     }
+    command.env("GATEWAY_METRICS", "off");
     command
 }
 
@@ -102,6 +104,8 @@ fn binary() -> &'static PathBuf {
 
 fn features() -> String {
     let features = [
+        // not without
+        ("metrics", true),
         ("resume", cfg!(feature = "resume")),
         ("redis", cfg!(feature = "redis")),
         ("test-util", cfg!(feature = "test-util")),
