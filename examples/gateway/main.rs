@@ -17,6 +17,7 @@ mod layers;
 mod proxy;
 mod server;
 mod store;
+mod wants;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -74,6 +75,7 @@ async fn run(args: Args) -> Result<(), BoxError> {
     let (drain_layer, drain) = DrainLayer::pair();
     let layer = layers::layer(&args, resume_layer, drain_layer);
     let service = layer.layer(proxy(&args).await?.into_service());
+    let service = wants::wants(service, layers::ask_who_wants_a_stream(&args));
     let server = Server::new(args.write_timeout);
     announce(address)?;
     server.accept_until(&mut stop, listener, service).await;
