@@ -6,7 +6,7 @@ use std::{
     error::Error,
     fmt,
     future::{Future, Ready, pending, ready},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,10 +20,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use support::body::{
     AnyBody, AnyService, Client, End, Recording, Script, Step, boxed, data, events, layered, pause,
-    poll, record, record_for, request, response, script, service, through,
+    poll, record, request, response, script, service, through,
 };
 use tokio::time::{Instant, sleep};
-use tower::{Layer, Service, ServiceExt, service_fn, util::BoxService};
+use tower::{Layer, ServiceExt, service_fn, util::BoxService};
 use tower_sse::{
     BoxError, BreakOff, EarlyOpenBody, EarlyOpenFuture, EarlyOpenLayer, HeartbeatLayer,
     HeartbeatShape, Protocol, SilenceLayer, SseLayer, TruncationLayer,

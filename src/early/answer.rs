@@ -42,12 +42,11 @@ impl Answer {
             Some(EventStream::Opaque) if status.is_success() => Why::Encoded,
             _ => Why::NoStream,
         };
-        trace!(
-            warn,
-            "a late answer cannot be spliced",
-            status = status,
-            why = why
-        );
+        if why == Why::Encoded {
+            trace!(warn, "a late event stream is encoded", status = status);
+        } else {
+            trace!(debug, "a late answer is no event stream", status = status);
+        }
         Some(Self {
             status,
             why,
