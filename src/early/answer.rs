@@ -42,11 +42,12 @@ impl Answer {
             Some(EventStream::Opaque) if status.is_success() => Why::Encoded,
             _ => Why::NoStream,
         };
-        if why == Why::Encoded {
-            trace!(warn, "a late event stream is encoded", status = status);
-        } else {
-            trace!(debug, "a late answer is no event stream", status = status);
-        }
+        trace!(
+            debug,
+            "a late answer cannot go on as it is",
+            status = status,
+            why = why
+        );
         Some(Self {
             status,
             why,
