@@ -6,7 +6,11 @@
 mod programs;
 mod support;
 
-use std::{convert::Infallible, process::Output};
+use std::{
+    convert::Infallible,
+    process::Output,
+    time::{Duration, Instant},
+};
 
 use axum::{Router, body::to_bytes, extract::Request};
 use bytes::Bytes;
@@ -270,8 +274,11 @@ async fn a_body_that_is_slow_goes_on_as_it_comes() {
              Content-Length: {}\r\n\r\n{first}",
             QUESTION.len()
         );
+        let start = Instant::now();
         socket.write_all(head.as_bytes()).await.unwrap();
         let (mut connection, head) = upstream.call().await;
+        let waited = start.elapsed() >= Duration::from_secs(10);
+        assert_eq!(waited, !flags.is_empty(), "{flags:?}");
         assert!(head.contains("\r\ncontent-length: "), "{head}");
         assert_eq!(bytes_of(&mut connection, first.len()).await, first);
         socket.write_all(second.as_bytes()).await.unwrap();
