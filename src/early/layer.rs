@@ -39,8 +39,9 @@ use crate::{
 /// - An answer that is no stream, JSON with 200 say, is an error to this client, though the service
 ///   has done the work. So [`when`](Self::when) should name no request that may have such an answer.
 ///
-/// Therefore wait long: just less than whatever would cut the connection. Who answers in time pays a
-/// box for the request that is `for` a stream, and its answer passes untouched, status and headers too.
+/// Therefore wait long: just less than whatever would cut the connection. An answer in time passes
+/// untouched, with its status and its headers, and has cost an allocation; a request for anything else
+/// costs none.
 ///
 /// # In which order
 ///
