@@ -40,7 +40,8 @@ fn has_no_body(status: StatusCode) -> bool {
         || matches!(status, S::NO_CONTENT | S::RESET_CONTENT | S::NOT_MODIFIED)
 }
 
-fn is_encoded(response: &response::Parts) -> bool {
+/// Whether the body's bytes are not what its type says.
+pub(crate) fn is_encoded(response: &response::Parts) -> bool {
     let codings = response.headers.get_all(header::CONTENT_ENCODING);
     response.headers.contains_key(header::CONTENT_RANGE)
         || codings.iter().any(|coding| {

@@ -5,10 +5,20 @@ use tower_layer::{Identity, Layer};
 #[cfg(feature = "resume")]
 use crate::resume::{ResumeLayer, ResumeService};
 use crate::{
-    compression::CompressionBypassLayer, drain::DrainLayer, engine::Concerns,
-    event_id::EventIdLayer, headers::HeadersLayer, heartbeat::HeartbeatLayer,
-    lifetime::LifetimeLayer, limit::LimitLayer, metrics::MetricsLayer, service::SseService,
-    silence::SilenceLayer, stall::StallLayer, truncation::TruncationLayer,
+    compression::CompressionBypassLayer,
+    drain::DrainLayer,
+    early::{EarlyOpenLayer, EarlyOpenService},
+    engine::Concerns,
+    event_id::EventIdLayer,
+    headers::HeadersLayer,
+    heartbeat::HeartbeatLayer,
+    lifetime::LifetimeLayer,
+    limit::LimitLayer,
+    metrics::MetricsLayer,
+    service::SseService,
+    silence::SilenceLayer,
+    stall::StallLayer,
+    truncation::TruncationLayer,
 };
 
 /// All concerns in the one right order: one scan, one timer, one body.
@@ -38,12 +48,14 @@ use crate::{
 /// # drop((app, drain));
 /// ```
 ///
-/// `R` is the layer inside all others: none, or a `ResumeLayer`.
+/// Two layers have services of their own, inside all others: `R` is none or a `ResumeLayer`, and inside
+/// of that `E` is none or an [`EarlyOpenLayer`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct SseLayer<R = Identity> {
+pub struct SseLayer<R = Identity, E = Identity> {
     concerns: Concerns,
     resume: R,
+    early_open: E,
 }
 
 impl SseLayer {
@@ -51,6 +63,7 @@ impl SseLayer {
     pub fn new() -> Self {
         Self {
             resume: Identity::new(),
+            early_open: Identity::new(),
             concerns: Concerns {
                 headers: Some(HeadersLayer::new()),
                 compression: Some(CompressionBypassLayer::new()),
@@ -60,18 +73,32 @@ impl SseLayer {
             },
         }
     }
+}
 
+impl<R, E> SseLayer<R, E> {
     /// Streams that outlive their connection. Default: none.
     #[cfg(feature = "resume")]
-    pub fn resume(self, layer: ResumeLayer) -> SseLayer<ResumeLayer> {
+    pub fn resume(self, layer: ResumeLayer) -> SseLayer<ResumeLayer, E> {
         SseLayer {
             concerns: self.concerns,
             resume: layer,
+            early_open: self.early_open,
         }
     }
-}
 
-impl<R> SseLayer<R> {
+    /// Streams that open before the service has answered. Default: none; see what it
+    /// [costs](EarlyOpenLayer#what-it-costs).
+    ///
+    /// It is inside of [`resume`](Self::resume), whichever was called first: a stream is kept from its
+    /// early head on.
+    pub fn early_open(self, layer: EarlyOpenLayer) -> SseLayer<R, EarlyOpenLayer> {
+        SseLayer {
+            concerns: self.concerns,
+            resume: self.resume,
+            early_open: layer,
+        }
+    }
+
     /// Leaves headers as they are, but for a length that no longer holds where bytes may be added.
     /// Default: [`HeadersLayer::new`].
     pub fn without_headers(mut self) -> Self {
@@ -165,11 +192,16 @@ impl Default for SseLayer {
     }
 }
 
-impl<S, R: Layer<S>> Layer<S> for SseLayer<R> {
+impl<S, R, E> Layer<S> for SseLayer<R, E>
+where
+    E: Layer<S>,
+    R: Layer<E::Service>,
+{
     type Service = SseService<R::Service>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SseService::new(self.resume.layer(inner), Arc::new(self.concerns.clone()))
+        let inner = self.resume.layer(self.early_open.layer(inner));
+        SseService::new(inner, Arc::new(self.concerns.clone()))
     }
 }
 
@@ -258,6 +290,14 @@ impl<S> Layer<S> for MetricsLayer {
 
     fn layer(&self, inner: S) -> SseService<S> {
         only(inner, |concerns| concerns.metrics = Some(self.clone()))
+    }
+}
+
+impl<S> Layer<S> for EarlyOpenLayer {
+    type Service = EarlyOpenService<S>;
+
+    fn layer(&self, inner: S) -> EarlyOpenService<S> {
+        EarlyOpenService::new(inner, self.clone())
     }
 }
 

@@ -7,6 +7,7 @@ mod compression;
 mod departure;
 mod detect;
 mod drain;
+mod early;
 mod end;
 mod engine;
 mod error;
@@ -45,6 +46,7 @@ pub use self::metrics::{MetricsLayer, Observer, ResumeOutcome, StreamHead, Strea
 pub use body::{Aborted, SseBody};
 pub use compression::{CompressionBypassLayer, should_compress};
 pub use drain::{Drain, DrainLayer, DrainMode};
+pub use early::{EarlyOpenBody, EarlyOpenFuture, EarlyOpenLayer, EarlyOpenService};
 pub use end::EndReason;
 pub use error::BoxError;
 pub use event_id::{EventIdLayer, LastEventId, LastSentId, is_event_source};

@@ -44,8 +44,10 @@ const LEVELS: [&[&str]; 7] = [
     ],
     // L2: their order
     &["engine"],
-    // L3: the one body, and what it holds; and the service inside it, with a body of its own
-    &["body", "flush", "frames", "slot", "timer", "resume"],
+    // L3: the one body, and what it holds; and the services inside it, with bodies of their own
+    &[
+        "body", "flush", "frames", "slot", "timer", "resume", "early",
+    ],
     // L4: the one service
     &["service", "future"],
     // L5: the layers
@@ -55,11 +57,13 @@ const LEVELS: [&[&str]; 7] = [
 ];
 
 /// Who may import from its own level; on L0, anyone in whom no circle closes.
-const SAME_LEVEL: [(&str, &str); 9] = [
+const SAME_LEVEL: [(&str, &str); 11] = [
     ("body", "flush"),
     ("body", "frames"),
     ("body", "slot"),
     ("body", "timer"),
+    ("early", "frames"),
+    ("early", "timer"),
     ("flush", "timer"),
     ("resume", "frames"),
     ("resume", "timer"),

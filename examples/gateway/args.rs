@@ -76,6 +76,12 @@ pub(crate) struct Args {
     #[arg(value_name = "TIME", value_parser = some_time)]
     pub(crate) head_timeout: Duration,
 
+    /// How long a stream's upstream may take to answer before the client gets the head of its stream
+    /// and heartbeats: sooner than any proxy on the way gives up. An error that comes later is an
+    /// event, with no status, and no SDK repeats its request [default: never]
+    #[arg(long, env = "GATEWAY_EARLY_OPEN", value_name = "TIME", value_parser = time)]
+    pub(crate) early_open: Option<Duration>,
+
     /// How long a client may refuse to read what waits for it; then its connection is cut
     #[arg(long, env = "GATEWAY_WRITE_TIMEOUT", default_value = "30s")]
     #[arg(value_name = "TIME", value_parser = some_time)]

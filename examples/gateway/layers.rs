@@ -1,21 +1,29 @@
 //! The layers of the gateway, as its flags say.
 
+use std::time::Duration;
+
 use http::{header::AUTHORIZATION, request};
 use tower_sse::{
-    DrainLayer, LifetimeLayer, LimitLayer, ResumeLayer, SilenceLayer, SseLayer, StallLayer,
-    TruncationLayer,
+    DrainLayer, EarlyOpenLayer, LifetimeLayer, LimitLayer, ResumeLayer, SilenceLayer, SseLayer,
+    StallLayer, TruncationLayer,
 };
 
 use crate::{
     args::{Args, OnTruncation},
     metrics,
     proxy::Peer,
+    wants,
 };
 
-pub(crate) fn layer(args: &Args, resume: ResumeLayer, drain: DrainLayer) -> SseLayer<ResumeLayer> {
+pub(crate) fn layer(
+    args: &Args,
+    resume: ResumeLayer,
+    drain: DrainLayer,
+) -> SseLayer<ResumeLayer, EarlyOpenLayer> {
     let layer = SseLayer::new()
         .heartbeat(args.heartbeat)
         .resume(resume)
+        .early_open(early_open(args))
         .drain(drain.deadline(args.drain_timeout))
         .stall(StallLayer::after(args.stall_timeout))
         .limit(limit(args))
@@ -31,8 +39,20 @@ pub(crate) fn layer(args: &Args, resume: ResumeLayer, drain: DrainLayer) -> SseL
     }
 }
 
+/// Whether anybody here asks for what only a request's body may say.
+pub(crate) fn ask_who_wants_a_stream(args: &Args) -> bool {
+    args.early_open.is_some() || args.max_streams.is_some() || args.max_streams_per_client.is_some()
+}
+
+fn early_open(args: &Args) -> EarlyOpenLayer {
+    let layer = EarlyOpenLayer::after(args.early_open.unwrap_or(Duration::MAX));
+    layer.when(wants::nothing_but_a_stream)
+}
+
 fn limit(args: &Args) -> LimitLayer {
-    let layer = LimitLayer::new().max_streams(args.max_streams.unwrap_or(usize::MAX));
+    let layer = LimitLayer::new()
+        .max_streams(args.max_streams.unwrap_or(usize::MAX))
+        .asks(wants::stream);
     match args.max_streams_per_client {
         Some(streams) => layer.max_per_principal(streams, client),
         None => layer,

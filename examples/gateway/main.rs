@@ -18,6 +18,7 @@ mod metrics;
 mod proxy;
 mod server;
 mod store;
+mod wants;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -81,6 +82,7 @@ async fn run(args: Args) -> Result<(), BoxError> {
     }
     let layer = layers::layer(&args, resume_layer, drain_layer);
     let service = layer.layer(proxy(&args).await?.into_service());
+    let service = wants::wants(service, layers::ask_who_wants_a_stream(&args));
     let server = Server::new(args.write_timeout);
     announce(address, metrics)?;
     server.accept_until(&mut stop, listener, service).await;

@@ -33,10 +33,15 @@ use tower::{
 };
 use tracing::{debug, warn};
 
-/// A body in either direction: streamed from the other side, or a short text of our own.
+use crate::wants::Question;
+
+/// The body of a response: streamed from the upstream, or a short text of our own.
 pub(crate) type Body = Either<Incoming, Full<Bytes>>;
 
-type Client = Timeout<Retry<RetryOnce, legacy::Client<HttpConnector, Body>>>;
+/// The body of a request: streamed from the client, or none.
+type Asked = Either<Question, Full<Bytes>>;
+
+type Client = Timeout<Retry<RetryOnce, legacy::Client<HttpConnector, Asked>>>;
 
 /// Forwards each request to one upstream.
 #[derive(Clone)]
@@ -106,7 +111,7 @@ impl Proxy {
     pub(crate) fn into_service(
         self,
     ) -> impl Service<
-        Request<Incoming>,
+        Request<Question>,
         Response = Response<Body>,
         Error = Infallible,
         Future: Send + 'static,
@@ -119,7 +124,7 @@ impl Proxy {
         })
     }
 
-    async fn forward(self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn forward(self, mut request: Request<Question>) -> Response<Body> {
         if request.method() == Method::CONNECT {
             return text(StatusCode::NOT_IMPLEMENTED, "this proxy opens no tunnels");
         }
@@ -135,7 +140,7 @@ impl Proxy {
     }
 }
 
-fn client(connect: Duration) -> legacy::Client<HttpConnector, Body> {
+fn client(connect: Duration) -> legacy::Client<HttpConnector, Asked> {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(connect));
@@ -151,10 +156,10 @@ fn client(connect: Duration) -> legacy::Client<HttpConnector, Body> {
 // === The request ===
 
 fn to_upstream(
-    request: Request<Incoming>,
+    request: Request<Question>,
     upstream: Authority,
     upgrade: Option<&Upgrade>,
-) -> Option<Request<Body>> {
+) -> Option<Request<Asked>> {
     let (mut head, body) = request.into_parts();
     debug!(method = %head.method, path = head.uri.path(), "request");
     let trailers = names(&head.headers, TE, "trailers");
@@ -182,7 +187,7 @@ fn to_upstream(
 
 /// hyper's client drops a body of unknown length with these methods, unless a field announces it;
 /// with the others it writes the field itself.
-fn must_announce(method: &Method, body: &Incoming) -> bool {
+fn must_announce(method: &Method, body: &Question) -> bool {
     let bodiless = *method == Method::GET || *method == Method::HEAD;
     bodiless && !body.is_end_stream() && body.size_hint().exact().is_none()
 }
@@ -224,12 +229,12 @@ fn target(uri: &Uri, upstream: Authority) -> Option<Uri> {
     target.build().ok()
 }
 
-impl Policy<Request<Body>, Response<Incoming>, legacy::Error> for RetryOnce {
+impl Policy<Request<Asked>, Response<Incoming>, legacy::Error> for RetryOnce {
     type Future = Ready<()>;
 
     fn retry(
         &mut self,
-        _: &mut Request<Body>,
+        _: &mut Request<Asked>,
         result: &mut Result<Response<Incoming>, legacy::Error>,
     ) -> Option<Ready<()>> {
         let broke = result.as_ref().is_err_and(|error| !error.is_connect());
@@ -238,7 +243,7 @@ impl Policy<Request<Body>, Response<Incoming>, legacy::Error> for RetryOnce {
     }
 
     /// Only what may be done twice (RFC 9110, 9.2.2), and whose body is not gone after once.
-    fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {
+    fn clone_request(&mut self, request: &Request<Asked>) -> Option<Request<Asked>> {
         if !request.method().is_idempotent() || !request.body().is_end_stream() {
             return None;
         }
@@ -337,7 +342,7 @@ fn text(status: StatusCode, line: &'static str) -> Response<Body> {
 impl Upgrade {
     /// HTTP/2 has no such thing. Only a WebSocket gets a tunnel: in one of `h2c` requests would
     /// pass that nobody here has looked at.
-    fn asked(request: &mut Request<Incoming>) -> Option<Self> {
+    fn asked(request: &mut Request<Question>) -> Option<Self> {
         let headers = request.headers();
         let mut lines = headers.get_all(UPGRADE).into_iter();
         let (protocol, more) = (lines.next()?.clone(), lines.next());

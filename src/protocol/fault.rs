@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -17,7 +19,7 @@ pub(crate) struct Fault<'a> {
 impl Fault<'_> {
     /// The whole event, on which the protocol's libraries raise.
     pub(crate) fn event(&self, protocol: Option<Protocol>) -> Bytes {
-        event(protocol, &self.said(protocol))
+        event(protocol, &self.said(protocol).to_string())
     }
 
     fn said(&self, protocol: Option<Protocol>) -> Value {
@@ -46,21 +48,68 @@ impl Fault<'_> {
 }
 
 /// An error that the service has said itself, in JSON with an `error` in it, as the event that says
-/// the same.
-pub(crate) fn passed_on(body: &[u8], protocol: Option<Protocol>) -> Option<Bytes> {
-    let said: Value = serde_json::from_slice(body).ok()?;
-    said.get("error")?;
-    Some(event(protocol, &said))
+/// the same. An answer that has gone well says `"error": null`.
+///
+/// `status` goes into the error where it has none of its own: all libraries hand the whole of it on,
+/// and none minds what it does not know. Outside of it most would not show it.
+pub(crate) fn passed_on(
+    body: &[u8],
+    status: Option<StatusCode>,
+    protocol: Option<Protocol>,
+) -> Option<Bytes> {
+    let Ok(Value::Object(mut rest)) = serde_json::from_slice(body) else {
+        return None;
+    };
+    let mut error = rest.remove("error").filter(is_something)?;
+    if let (Value::Object(fields), Some(status)) = (&mut error, status) {
+        fields
+            .entry("status")
+            .or_insert_with(|| status.as_u16().into());
+    }
+    if protocol.is_some_and(Protocol::types_events) {
+        rest.entry("type").or_insert_with(|| "error".into());
+    }
+    // First, since that is how a chat's error event is known without reading all of it.
+    let rest = Value::Object(rest).to_string();
+    let rest = rest.trim_start_matches('{');
+    let comma = if rest == "}" { "" } else { "," };
+    Some(event(
+        protocol,
+        &format!("{{\"error\":{error}{comma}{rest}"),
+    ))
 }
 
-fn event(protocol: Option<Protocol>, said: &Value) -> Bytes {
-    // JSON has no line end but between its tokens, and here it has none there.
+/// What libraries take for an error: they ask whether it is true, as Python and JavaScript do.
+fn is_something(error: &Value) -> bool {
+    match error {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Bool(true) | Value::Number(_) | Value::Array(_) => true,
+    }
+}
+
+fn event(protocol: Option<Protocol>, json: &str) -> Bytes {
+    let json = in_one_line(json);
     match protocol {
-        Some(Protocol::OpenAiChat) => format!("data: {said}\n\n").into(),
+        Some(Protocol::OpenAiChat) => format!("data: {json}\n\n").into(),
         None | Some(Protocol::OpenAiResponses | Protocol::AnthropicMessages) => {
-            format!("event: error\ndata: {said}\n\n").into()
+            format!("event: error\ndata: {json}\n\n").into()
         }
     }
+}
+
+/// JSON escapes all that ends a line here, but not what does for Python: its HTTP libraries split an
+/// event stream there too.
+fn in_one_line(json: &str) -> Cow<'_, str> {
+    let ends = ['\u{85}', '\u{2028}', '\u{2029}'];
+    if !json.contains(ends) {
+        return json.into();
+    }
+    let json = json.replace('\u{85}', "\\u0085");
+    json.replace('\u{2028}', "\\u2028")
+        .replace('\u{2029}', "\\u2029")
+        .into()
 }
 
 /// The types of errors as the references of both providers name them.

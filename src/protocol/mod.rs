@@ -7,7 +7,7 @@ use http::{Method, request};
 
 pub(crate) use self::{
     answer::{Answer, Terminal},
-    fault::Fault,
+    fault::{Fault, passed_on},
 };
 
 /// A protocol in which language models answer, event by event.
@@ -53,6 +53,14 @@ impl Protocol {
             "responses" => Some(Self::OpenAiResponses),
             "messages" => Some(Self::AnthropicMessages),
             _ => None,
+        }
+    }
+
+    /// Whether the JSON of each event has its type in it too.
+    fn types_events(self) -> bool {
+        match self {
+            Self::OpenAiChat => false,
+            Self::OpenAiResponses | Self::AnthropicMessages => true,
         }
     }
 }
