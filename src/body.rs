@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    thread,
 };
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use crate::{
     slot::Slot,
     stall::Pulse,
     timer::Timer,
+    trace::trace,
 };
 
 pin_project! {
@@ -32,8 +34,8 @@ pin_project! {
     ///
     /// # Panics
     ///
-    /// When an event stream with heartbeats, a drain or an error is polled outside of a tokio
-    /// runtime with timers.
+    /// When an event stream that has anything to wait for (heartbeats, a drain, a limit of its life time
+    /// or of its silence, an error) is polled outside of a tokio runtime with timers.
     #[derive(Debug)]
     pub struct SseBody<B> {
         #[pin]
@@ -76,6 +78,17 @@ enum Stage {
     /// The error waits while what was handed on is written.
     Failing(BoxError),
     Ended,
+}
+
+/// What came from upstream.
+enum Taken {
+    /// Some frames, or none that has a byte.
+    Data,
+    /// Frames in which the stream ends.
+    Ending(Ending),
+    Error(BoxError),
+    /// Its end, and what is behind it.
+    End(Stage),
 }
 
 /// How many frames a poll takes from upstream before others may run: a flood of empty frames would
@@ -164,7 +177,7 @@ where
     B::Error: Into<BoxError>,
 {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
-        if self.pulse.is_some() || self.engine.is_watched() {
+        if self.pulse.is_some() || self.engine.may_be_drained() {
             // Before the drain is asked whether it has started: a start that comes after that
             // question finds the waker here.
             self.slot.relay().set(cx.waker());
@@ -181,11 +194,11 @@ where
         next
     }
 
-    /// In this order, always: output, drain, life time, upstream, and in silence the heartbeat.
+    /// In this order, always: output, drain, life time, upstream, silence, and the heartbeat.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
         loop {
             if let Some(bytes) = self.engine.take_output() {
-                return Poll::Ready(Some(Ok(Frame::data(self.watched(bytes)))));
+                return Poll::Ready(Some(Ok(Frame::data(self.tracked(bytes)))));
             }
             if self.is_open() {
                 ready!(self.poll_open(cx));
@@ -197,7 +210,12 @@ where
 
     /// Ready when there is output, the stage has changed, or it is time to look again.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(ending) = self.engine.on_poll(Instant::now) {
+        if let Some(reason) = self.slot.freed() {
+            self.on_freed(reason);
+            return Poll::Ready(());
+        }
+        let unwatched = !self.timer.is_running();
+        if let Some(ending) = self.engine.on_poll(unwatched, Instant::now) {
             self.on_ending(ending);
             return Poll::Ready(());
         }
@@ -212,19 +230,45 @@ where
         self.poll_silence(cx)
     }
 
-    /// Takes what is there now, and waits for nothing. Pending when that was all.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        for _ in 0..FRAMES_PER_POLL {
-            match ready!(self.slot.poll_frame(cx)) {
-                Some(Ok(frame)) => self.on_frame(frame),
-                Some(Err(error)) => self.on_error(error.into()),
-                None => self.on_upstream_end(Stage::Ended),
+        match ready!(self.poll_data(cx)) {
+            Taken::Data if self.timer.is_running() => {}
+            Taken::Data => {
+                if let Some(ending) = self.engine.on_flood(Instant::now) {
+                    self.on_ending(ending);
+                }
             }
-            if self.engine.is_full() || !self.is_open() {
+            Taken::Ending(ending) => self.on_ending(ending),
+            Taken::Error(error) => self.on_error(error),
+            Taken::End(stage) => self.on_upstream_end(stage),
+        }
+        Poll::Ready(())
+    }
+
+    /// Takes what is there now, and waits for nothing. Pending when that was all.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Taken> {
+        let mut body = self.slot.open();
+        for _ in 0..FRAMES_PER_POLL {
+            let frame = match ready!(body.poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Taken::Error(error.into())),
+                None => return Poll::Ready(Taken::End(Stage::Ended)),
+            };
+            match frame.into_data().map_err(Frame::into_trailers) {
+                Ok(data) => {
+                    if let Some(ending) = self.engine.on_data(into_bytes(data)) {
+                        return Poll::Ready(Taken::Ending(ending));
+                    }
+                }
+                Err(Ok(trailers)) => return Poll::Ready(Taken::End(Stage::Trailers(trailers))),
+                // Of a kind that nobody knows yet.
+                Err(Err(_)) => {}
+            }
+            if self.engine.is_full() {
                 break;
             }
         }
-        Poll::Ready(())
+        Poll::Ready(Taken::Data)
     }
 
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -254,59 +298,64 @@ where
         })
     }
 
-    fn on_frame(&mut self, frame: Frame<B::Data>) {
-        match frame.into_data() {
-            Ok(data) => {
-                if let Some(ending) = self.engine.on_data(into_bytes(data)) {
-                    self.on_ending(ending);
-                }
-            }
-            Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
-                    self.on_upstream_end(Stage::Trailers(trailers));
-                }
-            }
-        }
+    /// Nobody read it. What was handed on may end anywhere.
+    fn on_freed(&mut self, reason: EndReason) {
+        let how = if reason == EndReason::Drained {
+            How::Clean
+        } else {
+            How::Abort
+        };
+        self.on_ending(Ending { reason, how });
     }
 
-    /// Upstream has ended, and `stage` comes after what it gave; or nobody read it, and it was freed.
+    /// Upstream has ended, and `stage` comes after what it gave; or it was freed just now.
     fn on_upstream_end(&mut self, stage: Stage) {
         if let Some(reason) = self.slot.freed() {
-            self.finish(reason, Stage::Failing(Box::new(Aborted(reason))));
-        } else if let Some(ending) = self.engine.on_upstream_end(false) {
-            self.on_ending(ending);
-        } else {
-            self.finish(EndReason::Complete, stage);
+            return self.on_freed(reason);
+        }
+        match self.engine.on_upstream_end() {
+            Some(Ending {
+                reason,
+                how: How::AsUpstream,
+            }) => self.finish(reason, stage),
+            Some(ending) => self.on_ending(ending),
+            None => self.finish(EndReason::Complete, stage),
         }
     }
 
     fn on_error(&mut self, error: BoxError) {
-        let ending = self.engine.on_upstream_end(true);
-        let stage = match ending {
+        // One of our layers further in has seen to it.
+        let ours = error.downcast_ref().map(Aborted::reason);
+        let ending = ours.is_none().then(|| self.engine.on_upstream_end());
+        match ending.flatten() {
             Some(Ending {
-                how: How::Clean, ..
-            }) => Stage::Ended,
-            _ => Stage::Failing(error),
-        };
-        self.finish(
-            ending.map_or(EndReason::Failed, |ending| ending.reason),
-            stage,
-        );
+                reason,
+                how: How::Clean,
+            }) => {
+                trace!(warn, "an answer has failed", error = error);
+                self.finish(reason, Stage::Ended);
+            }
+            Some(Ending { reason, .. }) => self.finish(reason, Stage::Failing(error)),
+            None => {
+                let reason = ours.unwrap_or(EndReason::Failed);
+                self.finish(reason, Stage::Failing(error));
+            }
+        }
     }
 
     fn on_ending(&mut self, ending: Ending) {
         let Ending { reason, how } = ending;
         let stage = match how {
-            How::Clean => Stage::Ended,
+            How::Clean | How::AsUpstream => Stage::Ended,
             How::Abort => Stage::Failing(Box::new(Aborted(reason))),
         };
         self.finish(reason, stage);
     }
 
-    /// Costs an allocation, so only where an error follows or may soon.
-    fn watched(&self, bytes: Bytes) -> Bytes {
-        if matches!(self.stage, Stage::Failing(_)) || self.engine.is_draining() {
-            self.flush.watch(bytes)
+    /// Costs an allocation, so only where an error follows or may.
+    fn tracked(&self, bytes: Bytes) -> Bytes {
+        if matches!(self.stage, Stage::Failing(_)) || self.engine.may_break_off() {
+            self.flush.track(bytes)
         } else {
             bytes
         }
@@ -327,6 +376,18 @@ impl<B> Stream<B> {
 
     fn is_end(&self) -> bool {
         matches!(self.stage, Stage::Ended) && !self.engine.has_output()
+    }
+}
+
+impl<B> Drop for Stream<B> {
+    fn drop(&mut self) {
+        let gone = if thread::panicking() {
+            // A body that panics takes its connection with it.
+            EndReason::Failed
+        } else {
+            EndReason::Disconnected
+        };
+        self.engine.on_drop(self.slot.freed().unwrap_or(gone));
     }
 }
 

@@ -26,12 +26,12 @@ struct Looks {
     last: Instant,
 }
 
-struct Watched {
+struct Tracked {
     bytes: Bytes,
     _unwritten: Arc<()>,
 }
 
-/// Between two looks. Also how long the frames are given that nobody watched: a millisecond is
+/// Between two looks. Also how long the frames are given that were not tracked: a millisecond is
 /// enough where the machine is idle.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -39,9 +39,9 @@ const LOOK: Duration = Duration::from_millis(10);
 const LIMIT: Duration = Duration::from_secs(1);
 
 impl Flush {
-    /// The frame, watched.
-    pub(crate) fn watch(&self, bytes: Bytes) -> Bytes {
-        Bytes::from_owner(Watched {
+    /// The frame, and a trace of it.
+    pub(crate) fn track(&self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Tracked {
             bytes,
             _unwritten: self.unwritten.clone(),
         })
@@ -71,7 +71,7 @@ impl Looks {
     }
 }
 
-impl AsRef<[u8]> for Watched {
+impl AsRef<[u8]> for Tracked {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }

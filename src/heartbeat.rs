@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     client::{Client, Gemini},
-    jitter::Jitter,
+    jitter::{Jitter, SHORTEST},
     shape::HeartbeatShape,
     wire::{BlockEnd, Comment, Field, LineEnd, Position, comment_line},
 };
@@ -93,9 +93,6 @@ pub(crate) struct Heartbeat {
     /// When the silence is over; `None` while something was heard since the last look.
     due: Option<Instant>,
 }
-
-/// A timer wheel turns in milliseconds; asking for less would be a busy loop.
-const SHORTEST: Duration = Duration::from_millis(1);
 
 impl HeartbeatLayer {
     /// Every 15 seconds of silence, up to a tenth earlier.

@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+/// So that a time can be added to any other without an overflow.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A timer wheel turns in milliseconds: asking for less would be a busy loop.
+pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
+
 /// How far a time may be moved, as a share of it: 0 not at all, 1 all the way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Jitter(f64);

@@ -31,6 +31,7 @@ mod refusal;
 mod registry;
 #[cfg(feature = "resume")]
 pub mod resume;
+mod retry;
 mod service;
 mod shape;
 mod silence;
@@ -45,7 +46,8 @@ mod withdraw;
 pub use self::metrics::{MetricsLayer, Observer, ResumeOutcome, StreamHead, StreamTotals};
 pub use body::{Aborted, SseBody};
 pub use compression::{CompressionBypassLayer, should_compress};
-pub use drain::{Drain, DrainLayer, DrainMode};
+pub use departure::DrainMode;
+pub use drain::{Drain, DrainLayer};
 pub use early::{EarlyOpenBody, EarlyOpenFuture, EarlyOpenLayer, EarlyOpenService};
 pub use end::EndReason;
 pub use error::BoxError;

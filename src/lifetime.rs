@@ -1,15 +1,14 @@
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{request, response};
 use tokio::time::Instant;
 
 use crate::{
     client::Client,
-    departure::{Departure, Ending, LONGEST},
+    departure::{Departure, DrainMode, Ending},
     end::EndReason,
-    jitter::Jitter,
-    wire::{BlockEnd, Field, LineEnd, Position},
+    jitter::{Jitter, LONGEST},
+    wire::Position,
 };
 
 /// Ends event streams before somebody on the way does, at an event boundary.
@@ -128,11 +127,17 @@ impl LifetimeLayer {
         Term(term): Term,
     ) -> Option<Lifetime> {
         let deadline = response.extensions.get().map(|StreamDeadline(at)| *at);
-        let retry = self.retry.map(|after| SPREAD.around(after));
+        let mode: DrainMode = response.extensions.get().copied().unwrap_or_default();
+        let reasons = (EndReason::Expired, EndReason::Expired);
         Some(Lifetime {
             end_at: sooner(term, deadline)?,
-            departure: Departure::new(client, !client.event_source, retry),
+            departure: Departure::new(client, mode, reasons),
         })
+    }
+
+    /// When a client should come back, if it is to be told.
+    pub(crate) fn hint(&self) -> Option<Duration> {
+        self.retry.map(|after| SPREAD.around(after))
     }
 }
 
@@ -145,51 +150,25 @@ impl StreamDeadline {
 }
 
 impl Lifetime {
-    pub(crate) fn needs_lines(&self) -> bool {
-        self.departure.needs_lines()
-    }
-
-    pub(crate) fn on_field(&mut self, field: &Field<'_>) {
-        self.departure.on_field(field);
-    }
-
-    /// The line that the block still needs.
-    pub(crate) fn on_event_end(&mut self, block: &BlockEnd) -> Option<Bytes> {
-        self.departure.on_event_end(block, false)
-    }
-
-    pub(crate) fn retry_line(&mut self, end: LineEnd) -> Option<Bytes> {
-        self.departure.retry_line(end)
+    pub(crate) fn departure(&self) -> &Departure {
+        &self.departure
     }
 
     /// How the stream must end now, if it must.
-    pub(crate) fn on_time(&mut self, now: Instant, at: Position) -> Option<Ending> {
-        let how = self.departure.on_time(now, self.end_at, at)?;
-        Some(Ending {
-            reason: EndReason::Expired,
-            how,
-        })
-    }
-
-    pub(crate) fn is_due(&self) -> bool {
-        self.departure.is_due()
+    pub(crate) fn on_time(&mut self, now: Instant, at: Position, complete: bool) -> Option<Ending> {
+        self.departure.on_time(now, self.end_at, at, complete)
     }
 
     /// How the stream must end at the boundary that was just reached in the bytes, if it must.
-    pub(crate) fn on_boundary(&self) -> Option<Ending> {
-        self.is_due().then(|| Ending {
-            reason: EndReason::Expired,
-            how: self.departure.how(Position::Boundary),
-        })
+    pub(crate) fn on_boundary(&self, complete: bool) -> Option<Ending> {
+        let departure = &self.departure;
+        departure
+            .is_due()
+            .then(|| departure.ending(Position::Boundary, complete))
     }
 
     pub(crate) fn next_deadline(&self) -> Instant {
         self.departure.next_deadline(self.end_at)
-    }
-
-    /// What to say at a clean end.
-    pub(crate) fn on_end(&mut self, at: Position) -> Option<Bytes> {
-        self.departure.on_end(at)
     }
 }
 

@@ -10,8 +10,7 @@ use http::request;
 
 use crate::{
     client::Client,
-    departure::LONGEST,
-    jitter::Jitter,
+    jitter::{Jitter, LONGEST},
     judge::Judge,
     refusal::{Refusal, RefusedBy},
 };

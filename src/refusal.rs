@@ -3,11 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header, response};
 
-use crate::{
-    client::Client,
-    media,
-    wire::{LineEnd, retry_line},
-};
+use crate::{client::Client, media, retry::retry_block};
 
 /// The answer to a stream that cannot be had now, and may be had later.
 #[derive(Debug)]
@@ -31,7 +27,9 @@ pub enum RefusedBy {
 }
 
 /// What the service said of the body that is replaced.
-const OF_THE_BODY: [HeaderName; 5] = [
+const OF_THE_BODY: [HeaderName; 7] = [
+    header::EXPIRES,
+    HeaderName::from_static("repr-digest"),
     header::CONTENT_ENCODING,
     header::CONTENT_RANGE,
     header::ETAG,
@@ -58,6 +56,9 @@ impl Refusal {
         for name in OF_THE_BODY {
             response.headers.remove(name);
         }
+        // What holds now must not be said again later, to anybody.
+        let no_store = HeaderValue::from_static("no-store");
+        response.headers.insert(header::CACHE_CONTROL, no_store);
         if self.client.event_source {
             response.status = StatusCode::OK;
             return self.after.map_or_else(Bytes::new, retry_block);
@@ -100,9 +101,4 @@ impl RefusedBy {
             Self::PrincipalLimit => b"Too many of your streams are open. Please close one.\n",
         }
     }
-}
-
-/// The hint as a block of its own: only an `EventSource` does not make an event of it.
-pub(crate) fn retry_block(after: Duration) -> Bytes {
-    [&retry_line(after, LineEnd::Lf)[..], b"\n"].concat().into()
 }

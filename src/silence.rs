@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use bytes::Bytes;
 use http::{StatusCode, request, response};
@@ -6,8 +6,9 @@ use memchr::memchr2;
 use tokio::time::Instant;
 
 use crate::{
-    departure::{Ending, How, LONGEST},
+    departure::{Ending, How},
     end::EndReason,
+    jitter::{LONGEST, SHORTEST},
     judge::Judge,
     protocol::{BreakOff, Fault, Protocol},
     wire::Position,
@@ -25,7 +26,7 @@ use crate::{
 /// it a limit of its own, or none.
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::{mem, time::Duration};
 /// use tower_sse::{BreakOff, SilenceLayer, SseLayer};
 ///
 /// let silence = SilenceLayer::after(Duration::from_secs(300)).break_off(BreakOff::ErrorEvent);
@@ -51,9 +52,6 @@ pub(crate) struct Silence {
     /// The open line is a comment.
     in_comment: bool,
 }
-
-/// A timer wheel turns in milliseconds; asking for less would end every stream at once.
-const SHORTEST: Duration = Duration::from_millis(1);
 
 impl SilenceLayer {
     /// After `limit` without a line of an event. Less than a millisecond is taken as one, more than a
@@ -106,31 +104,36 @@ impl Silence {
         self.due = None;
     }
 
-    /// A frame that is not empty; `at` is where it begins. Nearly all are told by their first byte.
-    pub(crate) fn on_data(&mut self, frame: &[u8], at: Position) {
-        let mut rest = frame;
-        let mut in_comment = self.in_comment;
-        let mut in_line = at == Position::MidLine && !in_comment;
-        while !in_line {
+    /// A frame that is not empty, what stands before it, and whether an event is open there: then a
+    /// blank line is its end, and else it is nothing. Nearly all are told by their first byte.
+    pub(crate) fn on_data(&mut self, frame: &[u8], at: Position, in_event: bool) {
+        let mut rest = match at {
+            Position::AfterCr => frame.strip_prefix(b"\n").unwrap_or(frame),
+            _ => frame,
+        };
+        let mut in_line = at == Position::MidLine;
+        let mut in_comment = mem::take(&mut self.in_comment);
+        loop {
             if in_comment {
-                match memchr2(b'\n', b'\r', rest) {
-                    Some(end) => rest = &rest[end..],
-                    None => {
-                        self.in_comment = true;
-                        return;
-                    }
-                }
+                let Some(end) = memchr2(b'\n', b'\r', rest) else {
+                    self.in_comment = true;
+                    return;
+                };
+                let line_end = if rest[end..].starts_with(b"\r\n") {
+                    2
+                } else {
+                    1
+                };
+                rest = &rest[end + line_end..];
+                (in_comment, in_line) = (false, false);
             }
-            let lines = rest.iter().position(|byte| !b"\r\n".contains(byte));
-            let Some(start) = lines else {
-                self.in_comment = false;
-                return;
-            };
-            rest = &rest[start..];
-            in_comment = rest[0] == b':';
-            in_line = !in_comment;
+            match rest.first() {
+                None => return,
+                Some(b':') if !in_line => in_comment = true,
+                Some(b'\r' | b'\n') if !in_line && !in_event => rest = &rest[1..],
+                Some(_) => break,
+            }
         }
-        self.in_comment = false;
         self.due = None;
     }
 
@@ -140,7 +143,7 @@ impl Silence {
 
     /// How the stream must end, if the silence has lasted too long, and what to say before.
     pub(crate) fn on_deadline(
-        &mut self,
+        &self,
         now: Instant,
         between_events: bool,
     ) -> Option<(Ending, Bytes)> {

@@ -21,6 +21,9 @@ use crate::{
 /// use; a poll takes it uncontended.
 pub(crate) struct Slot<B>(Arc<Shared<B>>);
 
+/// The body while it is polled.
+pub(crate) struct Open<'a, B>(MutexGuard<'a, Option<Content<B>>>);
+
 struct Shared<B> {
     content: Mutex<Option<Content<B>>>,
     /// Why it was emptied from outside.
@@ -71,15 +74,9 @@ impl<B> Slot<B> {
         self.0.freed.get().copied()
     }
 
-    /// The next frame; an emptied slot has ended.
-    pub(crate) fn poll_frame(&self, cx: &mut Context<'_>) -> PollFrame<B::Data, B::Error>
-    where
-        B: Body,
-    {
-        match &mut *lock(&self.0.content) {
-            Some(content) => content.body.as_mut().poll_frame(cx),
-            None => Poll::Ready(None),
-        }
+    /// The body, for as many frames as are there.
+    pub(crate) fn open(&self) -> Open<'_, B> {
+        Open(lock(&self.0.content))
     }
 
     /// Drops the body.
@@ -87,6 +84,16 @@ impl<B> Slot<B> {
         // Taken first: the lock must be free when the body is dropped.
         let content = lock(&self.0.content).take();
         drop(content);
+    }
+}
+
+impl<B: Body> Open<'_, B> {
+    /// The next frame; an emptied slot has ended.
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<B::Data, B::Error> {
+        match &mut *self.0 {
+            Some(content) => content.body.as_mut().poll_frame(cx),
+            None => Poll::Ready(None),
+        }
     }
 }
 

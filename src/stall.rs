@@ -11,8 +11,8 @@ use std::{
 use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
 
 use crate::{
-    departure::LONGEST,
     end::EndReason,
+    jitter::LONGEST,
     reach::{Reach, Relay},
     registry::Registry,
     trace::trace,

@@ -10,6 +10,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(crate) struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
+    /// Whether it will fire: it was set, and has not yet.
+    pub(crate) fn is_running(&self) -> bool {
+        self.0.as_ref().is_some_and(|sleep| !sleep.is_elapsed())
+    }
+
     /// Ready from `deadline` on.
     ///
     /// Re-armed lazily: a later deadline does not move the timer. It fires at the old one, once

@@ -7,8 +7,8 @@ use crate::{
     departure::{Ending, How},
     end::EndReason,
     judge::Judge,
-    protocol::{Answer, BreakOff, Fault, Protocol, Terminal},
-    wire::{BlockEnd, Field},
+    protocol::{BreakOff, Fault, Protocol, Terminal},
+    wire::Field,
 };
 
 /// Notices answers that were cut off, and does not let them pass for complete ones.
@@ -23,6 +23,9 @@ use crate::{
 /// [`Protocol`] and a successful status, and at those of a [terminal event](Self::terminal) of yours;
 /// all others may end when they like. It does not hold events back, so a half event that was sent
 /// stays sent; the connection then breaks within it, and no client dispatches it.
+///
+/// Not every upstream that looks like OpenAI's sends `data: [DONE]`, and not each ends it with a blank
+/// line, without which it is no event. [Count](Self::count_only) first, and see.
 ///
 /// ```
 /// use tower_sse::{BreakOff, SseLayer, TruncationLayer};
@@ -43,8 +46,6 @@ pub struct TruncationLayer {
 #[derive(Debug)]
 pub(crate) struct Truncation {
     protocol: Option<Protocol>,
-    answer: Answer,
-    complete: bool,
     break_off: Option<BreakOff>,
 }
 
@@ -97,55 +98,40 @@ impl TruncationLayer {
         self.protocol.of(request)
     }
 
-    /// The part of this stream, if it has a rule.
+    /// The part of this stream and its last event, if it has a rule.
     pub(crate) fn on_response(
         &self,
         response: &response::Parts,
         protocol: Option<Protocol>,
-    ) -> Option<Truncation> {
+    ) -> Option<(Truncation, Terminal)> {
         let protocol = response.extensions.get().copied().or(protocol);
         let terminal = protocol.map(Terminal::Of).or(self.terminal.clone())?;
-        response.status.is_success().then(|| Truncation {
+        let truncation = Truncation {
             protocol,
-            answer: Answer::new(terminal),
-            complete: false,
             break_off: self.break_off,
-        })
+        };
+        response
+            .status
+            .is_success()
+            .then_some((truncation, terminal))
     }
 }
 
 impl Truncation {
-    pub(crate) fn on_field(&mut self, field: &Field<'_>) {
-        self.answer.on_field(field);
+    pub(crate) fn may_break_off(&self) -> bool {
+        self.break_off.is_some()
     }
 
-    pub(crate) fn on_event_end(&mut self, block: &BlockEnd) {
-        self.answer.on_event_end(block);
-        self.complete |= self.answer.is_complete();
-    }
-
-    /// Whether the next frame must be read line by line.
-    pub(crate) fn needs_lines(&self) -> bool {
-        !self.complete
-    }
-
-    /// How the stream must end whose upstream has ended or failed, if it was cut off, and what to say
-    /// before.
-    pub(crate) fn on_upstream_end(
-        &mut self,
-        between_events: bool,
-        failed: bool,
-    ) -> Option<(Ending, Bytes)> {
-        if self.complete {
-            return None;
-        }
+    /// How the stream must end whose upstream has ended or failed before its last event, and what to
+    /// say before.
+    pub(crate) fn on_upstream_end(&self, between_events: bool) -> (Ending, Bytes) {
         let (how, last) = match self.break_off {
+            None => (How::AsUpstream, Bytes::new()),
             Some(BreakOff::ErrorEvent) if between_events => (How::Clean, self.error_event()),
-            None if !failed => (How::Clean, Bytes::new()),
-            _ => (How::Abort, Bytes::new()),
+            Some(BreakOff::ErrorEvent | BreakOff::Abort) => (How::Abort, Bytes::new()),
         };
         let reason = EndReason::Truncated;
-        Some((Ending { reason, how }, last))
+        (Ending { reason, how }, last)
     }
 
     fn error_event(&self) -> Bytes {

@@ -23,6 +23,7 @@ const LEVELS: [&[&str]; 7] = [
         "withdraw",
         "protocol",
         "refusal",
+        "retry",
         "departure",
         "reach",
         "registry",

@@ -68,7 +68,7 @@ impl Setup {
 
     fn drain() -> (DrainLayer, Drain) {
         let (layer, drain) = DrainLayer::pair();
-        let layer = layer.spread(Duration::ZERO).jitter(0.0);
+        let layer = layer.spread(Duration::ZERO).retry(Duration::ZERO);
         (layer.deadline(Duration::from_secs(5)), drain)
     }
 
@@ -76,7 +76,7 @@ impl Setup {
     fn truncation(&self) -> TruncationLayer {
         let layer = TruncationLayer::new().count_only();
         if self.guarded {
-            layer.terminal(|field| field.value.ends_with(b"b"))
+            layer.terminal(|field| field.value.starts_with(b"[DONE]"))
         } else {
             layer
         }
@@ -90,7 +90,10 @@ impl Setup {
 
     fn lifetime(&self) -> LifetimeLayer {
         let lifetime = self.guard(Duration::from_millis(71_700));
-        LifetimeLayer::after(lifetime).jitter(0.0).without_retry()
+        // The one time that no jitter moves.
+        LifetimeLayer::after(lifetime)
+            .jitter(0.0)
+            .retry(Duration::ZERO)
     }
 
     /// What is held of a mark waits with each layer's error.
@@ -118,9 +121,9 @@ impl Setup {
             }
             Way::ByHand => {
                 // From the inside out; the order is README's.
-                let service = layered(self.silence(), service);
-                let service = layered(self.truncation(), service);
                 let service = layered(self.event_id(), service);
+                let service = layered(self.truncation(), service);
+                let service = layered(self.silence(), service);
                 let service = layered(self.lifetime(), service);
                 let service = layered(drain_layer, service);
                 let service = layered(self.heartbeat(), service);
@@ -460,6 +463,6 @@ fn the_setups_do_speak_and_do_drain() {
     let text: String = seen.moments.into_iter().map(|(_, text)| text).collect();
     assert_eq!(
         text,
-        ": hi\ndata: x\nid: 1\nretry: 2000\n\n: keep-alive\n: keep-alive\n"
+        ": hi\ndata: x\nid: 1\nretry: 0\n\n: keep-alive\n: keep-alive\n"
     );
 }

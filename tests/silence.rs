@@ -296,18 +296,24 @@ proptest! {
                 [data(text), pause(*then as f64 + 0.5)]
             }).chain([Step::Hang]).collect();
             let mut model = start;
-            let mut line = String::new();
+            let (mut line, mut in_event, mut behind_cr) = (String::new(), false, false);
             for (text, then) in &chunks {
                 if time > model + 10 * SECOND {
                     break;
                 }
                 for byte in text.chars() {
+                    let ends_crlf = byte == '\n' && behind_cr;
+                    behind_cr = byte == '\r';
+                    if ends_crlf {
+                        continue;
+                    }
                     line.push(byte);
-                    let ended = byte == '\r' || byte == '\n';
-                    if !line.starts_with([':', '\r', '\n']) {
+                    let blank = line.starts_with(['\r', '\n']);
+                    if !line.starts_with(':') && (!blank || in_event) {
                         model = time;
                     }
-                    if ended {
+                    if byte == '\r' || byte == '\n' {
+                        in_event = !blank && (in_event || !line.starts_with(':'));
                         line.clear();
                     }
                 }

@@ -10,8 +10,9 @@ use self::streams::Streams;
 pub(crate) use self::watcher::Watcher;
 use crate::{
     client::Client,
-    departure::{Departure, LONGEST},
-    jitter::Jitter,
+    departure::{Departure, DrainMode},
+    end::EndReason,
+    jitter::{Jitter, LONGEST},
     refusal::{Refusal, RefusedBy},
     trace::trace,
 };
@@ -65,22 +66,6 @@ pub struct DrainLayer {
     spread: Duration,
     retry: Option<Duration>,
     jitter: Jitter,
-}
-
-/// How a stream ends in a drain.
-///
-/// Among a response's extensions it overrides the layer's mode for that stream; in axum a handler
-/// returns `(Extension(DrainMode::Finish), Sse::new(events))`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DrainMode {
-    /// `EndNow` for an `EventSource`, which comes back by itself; `Finish` for all others.
-    #[default]
-    Auto,
-    /// At the next event boundary, cleanly.
-    EndNow,
-    /// When the service ends it, but no later than the deadline.
-    Finish,
 }
 
 /// Starts the drain and tells what is left. Clones belong to the same drain.
@@ -167,7 +152,7 @@ impl DrainLayer {
         late: bool,
     ) -> Option<Refusal> {
         let started = self.streams.started()?;
-        let finishes = self.mode_of(response, client) == DrainMode::Finish;
+        let finishes = self.mode_of(response).finishes(client);
         if finishes && !late && Instant::now() < started + self.deadline {
             return None;
         }
@@ -179,26 +164,23 @@ impl DrainLayer {
     }
 
     pub(crate) fn on_response(&self, response: &response::Parts, client: Client) -> Watcher {
-        let finishes = self.mode_of(response, client) == DrainMode::Finish;
-        let end_after = if finishes {
+        let mode = self.mode_of(response);
+        let end_after = if mode.finishes(client) {
             self.deadline
         } else {
             Jitter::new(1.0).earlier(self.spread.min(self.deadline))
         };
-        let departure = Departure::new(client, finishes, self.hint());
+        let departure = Departure::new(client, mode, (EndReason::Drained, EndReason::Aborted));
         Watcher::new(self.streams.clone(), end_after, departure)
     }
 
-    fn mode_of(&self, response: &response::Parts, client: Client) -> DrainMode {
-        match response.extensions.get().copied().unwrap_or(self.mode) {
-            DrainMode::Auto if client.event_source => DrainMode::EndNow,
-            DrainMode::Auto => DrainMode::Finish,
-            chosen => chosen,
-        }
+    /// When a client should come back, if it is to be told.
+    pub(crate) fn hint(&self) -> Option<Duration> {
+        self.retry.map(|after| self.jitter.around(after))
     }
 
-    fn hint(&self) -> Option<Duration> {
-        self.retry.map(|after| self.jitter.around(after))
+    fn mode_of(&self, response: &response::Parts) -> DrainMode {
+        response.extensions.get().copied().unwrap_or(self.mode)
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) struct Streams {
 struct Stream {
     /// How long after the start it is freed from outside.
     free_after: Duration,
+    reason: EndReason,
     reach: Weak<dyn Reach>,
 }
 
@@ -59,9 +60,14 @@ impl Streams {
     pub(super) fn register(
         self: &Arc<Self>,
         free_after: Duration,
+        reason: EndReason,
         reach: Weak<dyn Reach>,
     ) -> Registration {
-        let id = self.open.insert(Stream { free_after, reach });
+        let id = self.open.insert(Stream {
+            free_after,
+            reason,
+            reach,
+        });
         // Looked at after the stream is in: a start in between finds it there.
         if let Some(started) = self.started() {
             self.free_at(id, started + free_after);
@@ -120,9 +126,12 @@ impl Streams {
     }
 
     fn free(&self, id: u64) {
-        let reach = self.open.get(id, |stream| stream.reach.upgrade());
-        if let Some(stream) = reach.flatten()
-            && stream.free(EndReason::Aborted)
+        let stream = self.open.get(id, |stream| {
+            let reach = stream.reach.upgrade();
+            reach.map(|reach| (reach, stream.reason))
+        });
+        if let Some((stream, reason)) = stream.flatten()
+            && stream.free(reason)
         {
             trace!(warn, "freed an event stream that nobody reads", id = id);
         }

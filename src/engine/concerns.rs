@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{request, response};
 
@@ -5,6 +7,7 @@ use super::{Engine, Held, parts::Parts};
 use crate::{
     client::Client,
     compression::CompressionBypassLayer,
+    departure::Departure,
     detect::EventStream,
     drain::DrainLayer,
     event_id::{EventIdLayer, EventIds},
@@ -13,8 +16,9 @@ use crate::{
     lifetime::{LifetimeLayer, Term},
     limit::{Admission, LimitLayer, Permit},
     metrics::{Arrival, MetricsLayer},
-    protocol::Protocol,
+    protocol::{Answer, Protocol, Terminal},
     refusal::Refusal,
+    retry::Retry,
     silence::SilenceLayer,
     stall::StallLayer,
     trace::trace,
@@ -43,8 +47,8 @@ pub(crate) struct Concerns {
 pub(crate) struct Exchange {
     client: Client,
     ids: Option<EventIds>,
-    truncation: Option<Protocol>,
-    silence: Option<Protocol>,
+    truncation_protocol: Option<Protocol>,
+    silence_protocol: Option<Protocol>,
     term: Option<Term>,
     /// It came when the drain had started.
     late: bool,
@@ -94,11 +98,11 @@ impl Concerns {
         Ok(Exchange {
             client,
             ids,
-            truncation: self
+            truncation_protocol: self
                 .truncation
                 .as_ref()
                 .and_then(|layer| layer.on_request(request)),
-            silence: self
+            silence_protocol: self
                 .silence
                 .as_ref()
                 .and_then(|layer| layer.on_request(request)),
@@ -133,7 +137,8 @@ impl Concerns {
         let arrival = exchange.arrival.take();
         let parts = self.parts(kind, response, exchange);
         let idle = parts.is_idle();
-        if kind == EventStream::Plain && !(idle && self.headers.is_none()) {
+        // A stream that may end before its time has no length either.
+        if !idle || kind == EventStream::Plain && self.headers.is_some() {
             headers::unbind(&mut response.headers);
         }
         let tally = self.metrics.as_ref().zip(arrival);
@@ -206,6 +211,7 @@ impl Concerns {
         {
             headers.on_response(&mut response.headers);
         }
+        headers::remove_hop_by_hop(&mut response.headers);
         headers::unbind(&mut response.headers);
     }
 
@@ -215,29 +221,48 @@ impl Concerns {
         response: &mut response::Parts,
         exchange: Exchange,
     ) -> Parts {
-        let Exchange { client, ids, .. } = exchange;
-        let plain = kind == EventStream::Plain;
-        let ids = ids.filter(|_| plain);
-        let truncation = self.truncation.as_ref().filter(|_| plain);
-        let heartbeat = self.heartbeat.as_ref().filter(|_| plain);
-        Parts {
-            ids: ids.and_then(|ids| ids.on_response(response)),
-            truncation: truncation
-                .and_then(|layer| layer.on_response(response, exchange.truncation)),
+        let client = exchange.client;
+        let lifetime = self.lifetime.as_ref().zip(exchange.term);
+        let mut parts = Parts {
             silence: self
                 .silence
                 .as_ref()
-                .map(|layer| layer.on_response(response, exchange.silence)),
-            lifetime: self
-                .lifetime
-                .as_ref()
-                .zip(exchange.term)
-                .and_then(|(layer, term)| layer.on_response(response, client, term)),
+                .map(|layer| layer.on_response(response, exchange.silence_protocol)),
+            lifetime: lifetime.and_then(|(layer, term)| layer.on_response(response, client, term)),
             drain: self
                 .drain
                 .as_ref()
                 .map(|layer| layer.on_response(response, client)),
-            heartbeat: heartbeat.and_then(|layer| layer.on_response(response, client)),
+            ..Parts::default()
+        };
+        if kind == EventStream::Plain {
+            self.add_readers(&mut parts, response, exchange);
         }
+        parts
+    }
+
+    /// The parts that read the stream, or write into it.
+    fn add_readers(&self, parts: &mut Parts, response: &mut response::Parts, exchange: Exchange) {
+        let client = exchange.client;
+        parts.ids = exchange.ids.and_then(|ids| ids.on_response(response));
+        let heartbeat = self.heartbeat.as_ref();
+        parts.heartbeat = heartbeat.and_then(|layer| layer.on_response(response, client));
+        let truncation = self.truncation.as_ref();
+        let truncation =
+            truncation.and_then(|layer| layer.on_response(response, exchange.truncation_protocol));
+        let (truncation, terminal) = truncation.unzip();
+        parts.truncation = truncation;
+        let minded = parts.departures().any(Departure::minds_the_answer);
+        let terminal = terminal.or(minded.then_some(Terminal::Any));
+        parts.answer = terminal.map(Answer::new);
+        parts.retry = self.hint(parts).and_then(|after| Retry::new(after, client));
+    }
+
+    /// One is enough, whoever it is that ends the stream.
+    fn hint(&self, parts: &Parts) -> Option<Duration> {
+        let lifetime = self.lifetime.as_ref().filter(|_| parts.lifetime.is_some());
+        let drain = self.drain.as_ref();
+        let hint = lifetime.and_then(LifetimeLayer::hint);
+        hint.or_else(|| drain.and_then(DrainLayer::hint))
     }
 }

@@ -8,8 +8,8 @@
 //! |---|---|
 //! | request | limit · metrics · compression · ids · truncation · silence · lifetime · drain |
 //! | response | drain, limit (refusals) · headers · then the parts of the stream |
-//! | event end | truncation · ids · lifetime · drain · heartbeat |
-//! | poll | output · drain · lifetime · upstream · silence · heartbeat, the last two only in silence |
+//! | event end | ids · heartbeat · answer (for truncation, life time, drain) · retry |
+//! | poll | output · drain · life time · upstream · silence · heartbeat, the last only in silence |
 //! | upstream's end | truncation |
 //! | output | metrics |
 //!
@@ -23,7 +23,6 @@ mod parts;
 use std::{
     mem,
     sync::{Arc, Weak},
-    thread,
 };
 
 use bytes::Bytes;
@@ -32,17 +31,18 @@ use tokio::time::Instant;
 pub(crate) use self::concerns::{Concerns, Exchange, Handling, Refused};
 use self::{lines::Lines, parts::Parts};
 use crate::{
-    departure::Ending,
+    departure::{Departure, Ending},
     detect::EventStream,
     drain::Watcher,
     end::EndReason,
-    lifetime::Lifetime,
     limit::Permit,
     metrics::Tally,
     outbox::Outbox,
+    protocol::Answer,
     reach::{Reach, Relay},
     stall::{Pulse, StallLayer, Watched},
     trace::trace,
+    truncation::Truncation,
     wire::{Bom, LineEnd, Position, Scanner},
 };
 
@@ -58,8 +58,6 @@ pub(crate) struct Engine {
     held: Held,
     stall: Option<StallLayer>,
     tally: Option<Arc<Tally>>,
-    /// Polls since the clock was read.
-    polls: u8,
     /// The client has had bytes that are not the service's.
     spoken: bool,
     /// A blank line was dropped of which the last frame has only the CR: its LF goes too.
@@ -76,10 +74,6 @@ pub(crate) struct Held {
     tally: Option<Arc<Tally>>,
 }
 
-/// How many polls in a row may go by without a look at the clock. Where upstream pauses it is looked
-/// at anyway; where it never does, its life time must end all the same.
-const POLLS_PER_LOOK: u8 = 16;
-
 impl Engine {
     fn new(kind: EventStream, parts: Parts, held: Held, stall: Option<StallLayer>) -> Self {
         trace!(debug, "event stream opened", kind = kind);
@@ -92,7 +86,6 @@ impl Engine {
             tally: held.tally.clone(),
             held,
             stall,
-            polls: 0,
             spoken: false,
             dropped: false,
             ended: None,
@@ -110,27 +103,37 @@ impl Engine {
         held
     }
 
-    /// Whether the stream may have to be woken from outside.
-    pub(crate) fn is_watched(&self) -> bool {
+    /// Whether a drain may have to wake the stream.
+    pub(crate) fn may_be_drained(&self) -> bool {
         self.parts.drain.is_some()
     }
 
-    /// Whether the stream may soon be broken off.
-    pub(crate) fn is_draining(&self) -> bool {
+    /// Whether the stream may be broken off behind the next frame.
+    pub(crate) fn may_break_off(&self) -> bool {
         let Parts {
-            drain, lifetime, ..
+            silence,
+            truncation,
+            lifetime,
+            drain,
+            ..
         } = &self.parts;
-        drain.as_ref().is_some_and(Watcher::has_started)
-            || lifetime.as_ref().is_some_and(Lifetime::is_due)
+        silence.is_some()
+            || truncation.as_ref().is_some_and(Truncation::may_break_off)
+            || lifetime.is_some() && self.parts.answer.is_some()
+            || drain.as_ref().is_some_and(Watcher::has_started)
     }
 
     /// What must happen before upstream is heard, so that one that is always ready cannot outlive
-    /// its end. The clock is only read when it may matter.
-    pub(crate) fn on_poll(&mut self, now: impl FnOnce() -> Instant) -> Option<Ending> {
-        if self.parts.lifetime.is_some() {
-            self.polls += 1;
-        }
-        if self.is_draining() || self.polls >= POLLS_PER_LOOK {
+    /// its end. `unwatched` says that no timer is running that would see to it, and the clock is read
+    /// only where it matters.
+    pub(crate) fn on_poll(
+        &mut self,
+        unwatched: bool,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<Ending> {
+        let drained = self.parts.drain.as_ref().is_some_and(Watcher::has_started);
+        let due = self.parts.departures().any(Departure::is_due);
+        if drained || due || unwatched && self.parts.lifetime.is_some() {
             self.on_time(now())
         } else {
             None
@@ -157,7 +160,8 @@ impl Engine {
             return None;
         }
         if let Some(silence) = &mut self.parts.silence {
-            silence.on_data(&frame, self.scanner.position());
+            let in_event = self.scanner.is_in_event();
+            silence.on_data(&frame, self.scanner.position(), in_event);
         }
         if self.tally.is_some() || self.parts.needs_lines() {
             return self.on_lines(&frame);
@@ -168,46 +172,35 @@ impl Engine {
     }
 
     /// Upstream has ended, or failed: how the stream ends, if not in the same way.
-    pub(crate) fn on_upstream_end(&mut self, failed: bool) -> Option<Ending> {
-        let between_events = self.is_between_events();
-        let truncation = self.parts.truncation.as_mut()?;
-        let (ending, last) = truncation.on_upstream_end(between_events, failed)?;
-        self.say_last(last);
+    pub(crate) fn on_upstream_end(&mut self) -> Option<Ending> {
+        let complete = self.parts.answer.as_ref().is_some_and(Answer::was_complete);
+        let truncation = self.parts.truncation.as_ref().filter(|_| !complete)?;
+        let (ending, last) = truncation.on_upstream_end(self.is_between_events());
+        self.say_last(&last);
         Some(ending)
     }
 
     /// Upstream has nothing: the stream may have to end for that, or gets a heartbeat.
     pub(crate) fn on_silence(&mut self, now: Instant) -> Option<Ending> {
-        if let Some(ending) = self.on_time(now) {
-            return Some(ending);
+        let ending = self.on_time(now).or_else(|| self.on_no_event(now));
+        if ending.is_none() {
+            self.on_heartbeat(now);
         }
-        let between_events = self.is_between_events();
-        if let Some(silence) = &mut self.parts.silence
-            && let Some((ending, last)) = silence.on_deadline(now, between_events)
-        {
-            self.say_last(last);
-            return Some(ending);
-        }
-        self.on_heartbeat(now);
-        None
+        ending
+    }
+
+    /// Upstream has sent something, and no timer is running: it may all have been comments.
+    pub(crate) fn on_flood(&mut self, now: impl FnOnce() -> Instant) -> Option<Ending> {
+        self.parts.silence.as_ref()?;
+        let now = now();
+        let ending = self.on_no_event(now);
+        self.parts.next_deadline(now);
+        ending
     }
 
     /// When to look again, if nothing happens before.
     pub(crate) fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
-        let Parts {
-            silence,
-            lifetime,
-            drain,
-            heartbeat,
-            ..
-        } = &mut self.parts;
-        let deadlines = [
-            drain.as_ref().and_then(Watcher::next_deadline),
-            lifetime.as_ref().map(Lifetime::next_deadline),
-            silence.as_mut().map(|part| part.next_deadline(now)),
-            heartbeat.as_mut().and_then(|part| part.next_deadline(now)),
-        ];
-        deadlines.into_iter().flatten().min()
+        self.parts.next_deadline(now)
     }
 
     /// The stream ends; only the first reason counts.
@@ -219,18 +212,22 @@ impl Engine {
         trace!(debug, "event stream ended", reason = reason);
         let at = self.position();
         self.outbox.push(self.bom.finish());
-        // The part stays: the stream is one of those that are left until its last byte is taken.
-        let Parts {
-            drain, lifetime, ..
-        } = &mut self.parts;
-        let last = match reason {
-            EndReason::Drained => drain.as_mut().and_then(|drain| drain.on_end(at)),
-            EndReason::Expired => lifetime.as_mut().and_then(|part| part.on_end(at)),
-            _ => None,
-        };
-        self.outbox.push(last.unwrap_or_default());
+        if matches!(reason, EndReason::Drained | EndReason::Expired) {
+            let retry = self.parts.retry.take();
+            let last = retry.and_then(|retry| retry.at_end(at));
+            self.outbox.push(last.unwrap_or_default());
+        }
+        // The parts stay: the stream is one of those that are left until its last byte is taken.
         if let Some(ids) = &mut self.parts.ids {
             ids.on_end(reason);
+        }
+    }
+
+    /// Nobody will take anything any more.
+    pub(crate) fn on_drop(&mut self, reason: EndReason) {
+        self.finish(reason);
+        if let (Some(tally), Some(reason)) = (&self.tally, self.ended) {
+            tally.end(reason);
         }
     }
 
@@ -257,7 +254,7 @@ impl Engine {
 
     /// An event of ours in the place of the upstream's next one, behind a boundary. It gets no id: a
     /// client would come back behind an event that the service never had.
-    fn say_last(&mut self, event: Bytes) {
+    fn say_last(&mut self, event: &Bytes) {
         let Some(lines) = event.strip_suffix(b"\n") else {
             return;
         };
@@ -268,13 +265,16 @@ impl Engine {
     }
 
     fn on_time(&mut self, now: Instant) -> Option<Ending> {
-        self.polls = 0;
         let at = self.position();
-        let Parts {
-            drain, lifetime, ..
-        } = &mut self.parts;
-        let drained = drain.as_mut().and_then(|part| part.on_drain(now, at));
-        drained.or_else(|| lifetime.as_mut().and_then(|part| part.on_time(now, at)))
+        self.parts.on_time(now, at)
+    }
+
+    fn on_no_event(&mut self, now: Instant) -> Option<Ending> {
+        let between_events = self.is_between_events();
+        let silence = self.parts.silence.as_ref()?;
+        let (ending, last) = silence.on_deadline(now, between_events)?;
+        self.say_last(&last);
+        Some(ending)
     }
 
     fn on_heartbeat(&mut self, now: Instant) {
@@ -334,19 +334,5 @@ impl Held {
 
     pub(crate) fn pulse(&self) -> Option<&Arc<Pulse>> {
         self.watched.as_ref().map(Watched::pulse)
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        // A body that panics takes its connection with it.
-        self.finish(if thread::panicking() {
-            EndReason::Failed
-        } else {
-            EndReason::Disconnected
-        });
-        if let (Some(tally), Some(reason)) = (&self.tally, self.ended) {
-            tally.end(reason);
-        }
     }
 }

@@ -51,7 +51,7 @@ const SHAPES: [HeartbeatShape; 3] = [
 ];
 
 impl MetricsLayer {
-    /// Counts through the facade of the [`metrics`](https://docs.rs/metrics) crate, for whatever
+    /// Counts through the facade of the `metrics` crate, for whatever
     /// recorder the application installs: Prometheus, StatsD, OpenTelemetry.
     ///
     /// | name | type | unit | labels |

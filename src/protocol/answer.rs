@@ -15,19 +15,15 @@ pub(crate) enum Terminal {
 
 type IsTerminal = dyn Fn(&Field<'_>) -> bool + Send + Sync;
 
-/// How far an answer is.
+/// How far the answer of a stream is.
 #[derive(Debug)]
 pub(crate) struct Answer {
     terminal: Terminal,
-    state: State,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Running,
     /// The open block is the terminal event.
-    Closing,
-    Complete,
+    closing: bool,
+    complete: bool,
+    /// One was complete, maybe another has begun.
+    was_complete: bool,
 }
 
 impl Terminal {
@@ -44,17 +40,30 @@ impl Terminal {
 
 /// An error is an end too: its libraries raise on it and read no further.
 fn ends_chat(field: &Field<'_>) -> bool {
-    field.name == b"data" && (field.value == b"[DONE]" || field.value.starts_with(b"{\"error\":"))
+    let last: [&[u8]; 2] = [b"[DONE]", b"{\"error\":"];
+    field.name == b"data" && last.iter().any(|last| field.value.starts_with(last))
 }
 
+/// Some who speak the protocol leave the events' names out, and say them in the data alone.
 fn ends_responses(field: &Field<'_>) -> bool {
+    let kind = match field.name {
+        b"event" => Some(field.value),
+        b"data" => type_of(field.value),
+        _ => None,
+    };
     let last: [&[u8]; 4] = [
         b"response.completed",
         b"response.failed",
         b"response.incomplete",
         b"error",
     ];
-    field.name == b"event" && last.contains(&field.value)
+    kind.is_some_and(|kind| last.contains(&kind))
+}
+
+/// Of JSON whose type comes first, as both providers write it.
+fn type_of(data: &[u8]) -> Option<&[u8]> {
+    let rest = data.strip_prefix(b"{\"type\":")?.trim_ascii_start();
+    rest.strip_prefix(b"\"")?.split(|byte| *byte == b'"').next()
 }
 
 fn ends_messages(field: &Field<'_>) -> bool {
@@ -65,27 +74,33 @@ impl Answer {
     pub(crate) fn new(terminal: Terminal) -> Self {
         Self {
             terminal,
-            state: State::Running,
+            closing: false,
+            complete: false,
+            was_complete: false,
         }
     }
 
     pub(crate) fn on_field(&mut self, field: &Field<'_>) {
-        if self.terminal.is(field) {
-            self.state = State::Closing;
-        }
+        self.closing |= self.terminal.is(field);
     }
 
+    /// A block without data is nothing to a client.
     pub(crate) fn on_event_end(&mut self, block: &BlockEnd) {
-        self.state = match self.state {
-            State::Closing => State::Complete,
-            // Another answer in the same stream.
-            State::Complete if block.data => State::Running,
-            State::Running | State::Complete => self.state,
-        };
+        if block.data {
+            self.complete = self.closing;
+            self.was_complete |= self.closing;
+        }
+        self.closing = false;
     }
 
+    /// Nothing is under way.
     pub(crate) fn is_complete(&self) -> bool {
-        self.state == State::Complete
+        self.complete
+    }
+
+    /// There was one that was told to its end.
+    pub(crate) fn was_complete(&self) -> bool {
+        self.was_complete
     }
 }
 

@@ -48,7 +48,13 @@ impl Protocol {
         if request.method != Method::POST {
             return None;
         }
-        match request.uri.path().rsplit('/').next()? {
+        match request
+            .uri
+            .path()
+            .trim_end_matches('/')
+            .rsplit('/')
+            .next()?
+        {
             "completions" => Some(Self::OpenAiChat),
             "responses" => Some(Self::OpenAiResponses),
             "messages" => Some(Self::AnthropicMessages),
@@ -82,6 +88,7 @@ mod tests {
                 Some(Protocol::OpenAiChat),
             ),
             ("POST", "/v1/responses", Some(Protocol::OpenAiResponses)),
+            ("POST", "/v1/responses/", Some(Protocol::OpenAiResponses)),
             ("POST", "/v1/messages", Some(Protocol::AnthropicMessages)),
             ("POST", "/v1/messages/count_tokens", None),
             ("GET", "/v1/chat/completions", None),

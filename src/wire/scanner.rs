@@ -134,6 +134,11 @@ impl Scanner {
         self.line.is_empty() && !self.block.fields
     }
 
+    /// Inside of a block that has a field.
+    pub(crate) fn is_in_event(&self) -> bool {
+        self.block.fields
+    }
+
     /// Inside of a block that has only comments so far.
     #[cfg(feature = "resume")]
     pub(crate) fn is_in_comments(&self) -> bool {
