@@ -200,11 +200,13 @@ impl Watchdog {
         let turn = self.turn.fetch_add(1, Relaxed) + 1;
         let stalled = self.streams.collect(|_, stream| {
             let overdue = stream.pulse.is_overdue(turn);
-            overdue.then(|| stream.reach.upgrade()).flatten()
+            let reach = overdue.then(|| stream.reach.upgrade()).flatten();
+            reach.map(|reach| (stream.pulse.clone(), reach))
         });
         // No lock is held where the service's body is dropped.
-        for stream in stalled {
-            if stream.free(EndReason::Stalled) {
+        for (pulse, stream) in stalled {
+            // Its client may have come while the others were freed.
+            if pulse.is_overdue(turn) && stream.free(EndReason::Stalled) {
                 trace!(info, "freed an event stream whose client does not read");
             }
         }

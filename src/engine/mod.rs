@@ -34,6 +34,7 @@ use crate::{
     detect::EventStream,
     drain::Watcher,
     end::EndReason,
+    event_id::{EventIds, LastSentId},
     lifetime::Lifetime,
     limit::Permit,
     metrics::Tally,
@@ -72,6 +73,7 @@ pub(crate) struct Held {
     watched: Option<Watched>,
     _permit: Option<Permit>,
     tally: Option<Arc<Tally>>,
+    sent: Option<LastSentId>,
 }
 
 /// How many polls in a row may go by without a look at the clock. Where upstream pauses it is looked
@@ -105,6 +107,7 @@ impl Engine {
         let mut held = mem::take(&mut self.held);
         let stall = self.stall.take();
         held.watched = stall.map(|stall| stall.watch(relay.clone(), stream.clone()));
+        held.sent = self.parts.ids.as_ref().and_then(EventIds::sent).cloned();
         held
     }
 
@@ -227,7 +230,7 @@ impl Engine {
             _ => None,
         };
         self.outbox.push(last.unwrap_or_default());
-        if let Some(ids) = &mut self.parts.ids {
+        if let Some(ids) = &self.parts.ids {
             ids.on_end(reason);
         }
     }
@@ -313,6 +316,9 @@ impl Engine {
 impl Held {
     /// The stream was ended from outside.
     pub(crate) fn on_end(&self, reason: EndReason) {
+        if let Some(sent) = &self.sent {
+            sent.on_end(reason);
+        }
         if let Some(tally) = &self.tally {
             tally.end(reason);
         }
