@@ -143,10 +143,15 @@ impl Pulse {
         self.owed.store(0, Relaxed);
     }
 
-    /// There is something, a frame that was handed on too: who has taken it comes for the next one.
-    pub(crate) fn owe(&self) {
+    /// Somebody has got a frame, and comes for the next one: as of now, however long the poll took.
+    pub(crate) fn on_frame(&self) {
+        self.owed.store(self.turn.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// There is something. What is there already is waited for since then.
+    fn owe(&self) {
         if self.owed.load(Relaxed) == 0 {
-            self.owed.store(self.turn.load(Relaxed) + 1, Relaxed);
+            self.on_frame();
         }
     }
 

@@ -16,6 +16,7 @@ mod demo;
 mod layers;
 mod proxy;
 mod server;
+mod socket;
 mod store;
 
 use std::{

@@ -66,6 +66,10 @@ impl Tally {
 
     /// A frame is handed on.
     pub(crate) fn on_sent(&self, bytes: usize) {
+        // Freed from outside, and counted; then its client read on.
+        if self.ended.load(Relaxed) {
+            return;
+        }
         let events = self.read.load(Relaxed);
         if events > 0 {
             self.read.store(0, Relaxed);
