@@ -1,6 +1,8 @@
 //! Clients that do not read: what counts as one, when its stream is freed, and that nobody else
 //! notices.
 
+#[cfg(all(target_os = "linux", feature = "resume"))]
+mod programs;
 mod support;
 
 use std::{
@@ -802,5 +804,114 @@ async fn one_stream_of_a_connection_that_is_not_read_and_one_that_is() {
         assert!(paced.gone().is_empty());
         stop.store(true, Relaxed);
         assert!(read.await.unwrap() > 0);
+    }
+}
+
+// === the gateway ===
+
+#[cfg(all(target_os = "linux", feature = "resume"))]
+mod gateway {
+    use std::fs;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::{
+        programs::{gateway::Gateway, process::eventually},
+        *,
+    };
+
+    const NEVER: &str = "1h";
+
+    /// A gateway in front of a flood, and a hundred clients that do not read.
+    struct Deafened {
+        _upstream: Server,
+        gateway: Gateway,
+        floods: Streams,
+        deaf: Vec<TcpStream>,
+        /// How many the gateway had open before they came.
+        files: usize,
+    }
+
+    async fn deafened(flags: &[&str]) -> Deafened {
+        let (upstream, [floods, _]) = numbers(Stack::Axum, SseLayer::new()).await;
+        let url = format!("http://{}", upstream.address);
+        let gateway = Gateway::before(&url, flags).await;
+        let files = files(&gateway);
+        let address = gateway.address.parse().unwrap();
+        let deaf = join_all((0..DEAF).map(|_| deaf(address))).await;
+        until("they have their streams", || floods.opened() == DEAF).await;
+        Deafened {
+            _upstream: upstream,
+            gateway,
+            floods,
+            deaf,
+            files,
+        }
+    }
+
+    fn files(gateway: &Gateway) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", gateway.id()));
+        files.expect("Linux").count()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_sockets_of_those_who_do_not_read_are_cut_off() {
+        let flags = ["--write-timeout", "1s", "--stall-timeout", NEVER];
+        let world = deafened(&flags).await;
+        until("the upstream is let go of", || {
+            world.floods.gone().len() == DEAF
+        })
+        .await;
+        eventually("the sockets are closed", async || {
+            (files(&world.gateway) <= world.files).then_some(())
+        })
+        .await;
+        for mut socket in world.deaf {
+            // what its system had taken, and then no more
+            let mut bytes = Vec::new();
+            let end = soon("the end", socket.read_to_end(&mut bytes)).await;
+            assert!(bytes.starts_with(b"HTTP/1.1 200 OK\r\n"));
+            assert!(
+                end.is_err() || !bytes.ends_with(b"0\r\n\r\n"),
+                "a clean end"
+            );
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_upstream_is_let_go_of_and_the_place_is_free_where_the_sockets_stay() {
+        let places = DEAF.to_string();
+        let stall = ["--stall-timeout", "1s", "--write-timeout", NEVER];
+        let flags = [&stall[..], &["--max-streams", &places]].concat();
+        let world = deafened(&flags).await;
+        let address = world.gateway.address.parse().unwrap();
+        until("the upstream is let go of", || {
+            world.floods.gone().len() == DEAF
+        })
+        .await;
+        assert!(files(&world.gateway) >= world.files + DEAF);
+        let mut connection = Connection::open(address, Protocol::Http1).await;
+        let mut reader = connection.get("/paced", EVENT_SOURCE).await;
+        reader.until("data: 2\n\n").await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_stop_takes_no_longer_for_those_who_do_not_read() {
+        let flags = [
+            ["--write-timeout", NEVER],
+            ["--stall-timeout", NEVER],
+            ["--drain-timeout", "1s"],
+        ];
+        let mut world = deafened(&flags.concat()).await;
+        let start = Clock::now();
+        world.gateway.signal("TERM");
+        assert!(world.gateway.exit().await.success());
+        // the deadline and the second after it, and whatever a busy machine needs
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        until("the upstream is let go of", || {
+            world.floods.gone().len() == DEAF
+        })
+        .await;
     }
 }
