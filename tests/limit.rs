@@ -1,5 +1,7 @@
 //! A place of a stream under a `LimitLayer`: who gets one, and that it always comes back.
 
+#[cfg(all(unix, feature = "resume"))]
+mod programs;
 mod support;
 
 use std::{
@@ -987,5 +989,68 @@ async fn every_stack_lets_the_next_one_in_when_a_client_goes() {
             until("the place is free", || limit.open() == 0).await;
             assert_eq!(second.post("/").await.status, 200);
         }
+    }
+}
+
+// === the gateway's flags ===
+
+#[cfg(all(unix, feature = "resume"))]
+mod gateway {
+    use super::{programs::gateway::Gateway, *};
+
+    const KEY_A: (&str, &str) = ("authorization", "Bearer a");
+    const KEY_B: (&str, &str) = ("authorization", "Bearer b");
+
+    /// The statuses of these requests for the demo's topic, one after the other, while each answer
+    /// is held.
+    async fn statuses(gateway: &Gateway, requests: &[&[(&str, &str)]]) -> Vec<u16> {
+        let address = gateway.address.parse().unwrap();
+        let mut held = Vec::new();
+        for headers in requests {
+            let mut connection = Connection::open(address, Protocol::Http1).await;
+            held.push((connection.get("/sse", headers).await, connection));
+        }
+        let statuses = held.iter().map(|(reader, _)| reader.status.as_u16());
+        statuses.collect()
+    }
+
+    #[tokio::test]
+    async fn max_streams_is_for_all() {
+        let gateway = Gateway::demo(&["--max-streams", "2"]).await;
+        assert_eq!(
+            statuses(&gateway, &[&[][..]; 4]).await,
+            [200, 200, 503, 503]
+        );
+        let address = gateway.address.parse().unwrap();
+        let mut connection = Connection::open(address, Protocol::Http2).await;
+        // The gateway still has to see that those have gone.
+        let mut held = Vec::new();
+        soon("both places", async {
+            while held.len() < 2 {
+                let reader = connection.get("/sse", &[]).await;
+                held.extend((reader.status == 200).then_some(reader));
+            }
+        })
+        .await;
+        let mut refused = connection.get("/sse", EVENT_SOURCE).await;
+        assert_eq!(refused.status, 200);
+        assert_eq!(refused.end().await, support::serve::End::Clean);
+        assert!(refused.text().starts_with("retry: "), "{}", refused.text());
+        // what is no stream is always welcome
+        assert_eq!(connection.get("/", &[]).await.status, 200);
+    }
+
+    #[tokio::test]
+    async fn max_streams_per_client_goes_by_key_and_else_by_address() {
+        let gateway = Gateway::demo(&["--max-streams-per-client", "1"]).await;
+        let requests: &[&[_]] = &[&[KEY_A], &[KEY_A], &[KEY_B], &[], &[], &[KEY_B]];
+        let expected = [200, 429, 200, 200, 429, 429];
+        assert_eq!(statuses(&gateway, requests).await, expected);
+    }
+
+    #[tokio::test]
+    async fn without_them_there_is_no_limit() {
+        let gateway = Gateway::demo(&[]).await;
+        assert_eq!(statuses(&gateway, &[&[][..]; 50]).await, [200; 50]);
     }
 }
