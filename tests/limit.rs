@@ -224,6 +224,27 @@ async fn a_place_comes_back_from_a_panic() {
     assert_eq!(limit.open(), 0, "before the end");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_drain_frees_a_stream_that_has_panicked_and_is_kept() {
+    let limit = LimitLayer::new();
+    let (layer, drain) = DrainLayer::pair();
+    let mine = Mine {
+        in_poll: true,
+        in_drop: false,
+    };
+    let response = response("text/event-stream", mine);
+    let layer = limited(&limit).drain(layer.deadline(SECOND));
+    let mut body = through(layer, Client::Fetch.request(), response)
+        .await
+        .into_body();
+    catch_unwind(AssertUnwindSafe(|| poll(&mut body).is_pending())).unwrap_err();
+    assert_eq!(limit.open(), 1);
+    drain.start();
+    drain.wait().await;
+    assert_eq!(limit.open(), 0);
+    drop(body);
+}
+
 // === what is no stream keeps no place ===
 
 #[tokio::test(start_paused = true)]
