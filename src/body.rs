@@ -188,7 +188,7 @@ where
         pulse.on_poll();
         let next = self.poll_next(&mut Context::from_waker(&waker));
         if next.is_ready() {
-            pulse.owe();
+            pulse.on_frame();
         }
         self.pulse = Some((pulse, waker));
         next

@@ -26,7 +26,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: &[Self] = &[
         Self::Complete,
         Self::Failed,
         Self::Truncated,

@@ -212,6 +212,11 @@ impl LastSentId {
         self.lock().end
     }
 
+    /// Only the first reason counts: a stream that was freed from outside ends again with its body.
+    pub(crate) fn on_end(&self, reason: EndReason) {
+        self.lock().end.get_or_insert(reason);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Sent> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,9 +269,13 @@ impl EventIds {
         self.next.is_some() && block.comments && !block.fields
     }
 
-    pub(crate) fn on_end(&mut self, reason: EndReason) {
+    pub(crate) fn sent(&self) -> Option<&LastSentId> {
+        self.sent.as_ref()
+    }
+
+    pub(crate) fn on_end(&self, reason: EndReason) {
         if let Some(sent) = &self.sent {
-            sent.lock().end = Some(reason);
+            sent.on_end(reason);
         }
     }
 

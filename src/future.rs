@@ -73,8 +73,10 @@ where
                 concerns,
                 exchange,
             } => {
-                let (mut head, body) = ready!(inner.poll(cx))?.into_parts();
+                let response = ready!(inner.poll(cx));
+                // Also where the service failed: its place must not wait for this future to go.
                 let exchange = exchange.take().expect("polled after completion");
+                let (mut head, body) = response?.into_parts();
                 let body = match concerns.on_response(&mut head, exchange) {
                     Handling::Untouched => SseBody::untouched(body),
                     Handling::Replaced(bytes) => SseBody::replaced(bytes),

@@ -39,8 +39,8 @@ use crate::{
 ///
 /// On by default in [`SseLayer`](crate::SseLayer); off with
 /// [`without_heartbeat`](crate::SseLayer::without_heartbeat). It needs a tokio runtime with timers,
-/// cannot speak before the service has answered with its response head, and never speaks into a
-/// body that is compressed.
+/// cannot speak before there is a response head (see [`EarlyOpenLayer`](crate::EarlyOpenLayer) for
+/// that), and never speaks into a body that is compressed.
 ///
 /// ```
 /// use std::time::Duration;

@@ -75,7 +75,7 @@ impl Refusal {
 
 impl RefusedBy {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Drain, Self::Limit, Self::PrincipalLimit];
+    pub const ALL: &[Self] = &[Self::Drain, Self::Limit, Self::PrincipalLimit];
 
     /// Who refused, as words joined by `_`, for logs and labels.
     #[must_use]

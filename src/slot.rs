@@ -1,7 +1,8 @@
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak},
     task::{Context, Poll},
 };
 
@@ -12,6 +13,7 @@ use crate::{
     engine::Held,
     frames::PollFrame,
     reach::{Reach, Relay},
+    trace::trace,
 };
 
 /// The service's body, where it can be reached while nobody polls the body around it, and what the
@@ -103,9 +105,12 @@ impl<B: Send> Reach for Shared<B> {
     }
 
     fn free(&self, reason: EndReason) -> bool {
-        // Who holds the lock polls, and a stream that is polled ends by itself.
-        let Ok(mut locked) = self.content.try_lock() else {
-            return false;
+        let mut locked = match self.content.try_lock() {
+            Ok(locked) => locked,
+            // Whoever polled has panicked and is gone.
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            // Who holds the lock polls, and a stream that is polled ends by itself.
+            Err(TryLockError::WouldBlock) => return false,
         };
         let Some(content) = locked.take() else {
             return false;
@@ -113,8 +118,23 @@ impl<B: Send> Reach for Shared<B> {
         // A poll that finds the slot empty finds the reason.
         let _ = self.freed.set(reason);
         drop(locked);
-        content.held.on_end(reason);
+        content.release(reason);
+        // A poll that came in between the look and the lock may have left without the end.
+        self.relay.wake();
         true
+    }
+}
+
+impl<B> Content<B> {
+    /// What panics here is the service's, and must not end the task that looks after all streams.
+    fn release(self, reason: EndReason) {
+        let released = catch_unwind(AssertUnwindSafe(|| {
+            self.held.on_end(reason);
+            drop(self);
+        }));
+        if released.is_err() {
+            trace!(error, "an event stream panicked when it was freed");
+        }
     }
 }
 

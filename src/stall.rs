@@ -29,8 +29,10 @@ use crate::{
 /// [breaks](crate::Aborted).
 ///
 /// A stream that has nothing to say may be silent for ever. How soon a client that has stopped is
-/// noticed depends on how much the service sends: first the buffers on the way fill, some hundred
-/// KiB.
+/// noticed depends on how much the service sends: first the buffers on the way fill, of the server
+/// some hundred KiB, of the system some MiB. A client that reads may look like one that does not
+/// when it is too slow: Linux reports room only when a third of the socket's buffer is free. So does
+/// any client to a server that is too busy to poll: the limit belongs far above that, at seconds.
 ///
 /// Off in [`SseLayer`](crate::SseLayer) until it is handed one. The socket stays: give it a write
 /// time-out or `TCP_USER_TIMEOUT`, as `examples/gateway/socket.rs` does.
@@ -82,16 +84,21 @@ struct Stream {
     reach: Weak<dyn Reach>,
 }
 
-/// How often the watchdog looks within its limit: a stream is freed no later than the limit and one
-/// turn after it was owed a poll.
+/// How often the watchdog looks within its limit. Time is counted in its looks and not by the clock:
+/// where the process stood still, nobody could come.
+///
+/// A stream that is owed a poll is freed at the ninth look from then on, after eight whole turns and
+/// the rest of one.
 const TURNS: u64 = 8;
 
 /// A timer wheel turns in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(TURNS);
 
 impl StallLayer {
-    /// Lets go of a stream when nobody has come for what it has for `limit`. Less than 8
-    /// milliseconds is taken as that, more than a year as one.
+    /// Lets go of a stream when nobody has come for what it has for `limit`, and an eighth of that
+    /// longer at most: so often it is looked at, within the milliseconds of a timer. Never sooner; a
+    /// process that stood still has not waited. Less than 8 milliseconds is taken as that, more than
+    /// a year as one.
     pub fn after(limit: Duration) -> Self {
         Self {
             watchdog: Arc::new(Watchdog {
@@ -143,10 +150,15 @@ impl Pulse {
         self.owed.store(0, Relaxed);
     }
 
-    /// There is something, a frame that was handed on too: who has taken it comes for the next one.
-    pub(crate) fn owe(&self) {
+    /// Somebody has got a frame, and comes for the next one: as of now, however long the poll took.
+    pub(crate) fn on_frame(&self) {
+        self.owed.store(self.turn.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// There is something. What is there already is waited for since then.
+    fn owe(&self) {
         if self.owed.load(Relaxed) == 0 {
-            self.owed.store(self.turn.load(Relaxed) + 1, Relaxed);
+            self.on_frame();
         }
     }
 
@@ -200,11 +212,13 @@ impl Watchdog {
         let turn = self.turn.fetch_add(1, Relaxed) + 1;
         let stalled = self.streams.collect(|_, stream| {
             let overdue = stream.pulse.is_overdue(turn);
-            overdue.then(|| stream.reach.upgrade()).flatten()
+            let reach = overdue.then(|| stream.reach.upgrade()).flatten();
+            reach.map(|reach| (stream.pulse.clone(), reach))
         });
         // No lock is held where the service's body is dropped.
-        for stream in stalled {
-            if stream.free(EndReason::Stalled) {
+        for (pulse, stream) in stalled {
+            // Its client may have come while the others were freed.
+            if pulse.is_overdue(turn) && stream.free(EndReason::Stalled) {
                 trace!(info, "freed an event stream whose client does not read");
             }
         }

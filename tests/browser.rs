@@ -269,6 +269,49 @@ async fn an_event_source_comes_back_by_itself_after_a_restart() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn an_event_source_that_was_refused_gets_in_when_there_is_room() {
+    let gateway = Gateway::demo(&["--max-streams", "1"]).await;
+    let taken = client::get(&gateway.url("/sse"), &[])
+        .await
+        .expect("a stream");
+    let browser = Browser::start().await;
+    // a page of the same origin, without a stream of its own
+    let page = gateway.url("/no-such-page");
+    browser.page.goto(&page).await.expect("a page");
+    browser.run(WATCH_A_SOURCE, vec![]).await;
+    let seen = async || -> Vec<String> {
+        let seen = browser.run("return window.seen", vec![]).await;
+        serde_json::from_value(seen).expect("names")
+    };
+    // It is let in for an empty answer, and comes back for the next one.
+    let first = eventually("a second visit", async || {
+        let seen = seen().await;
+        (seen.len() >= 4).then_some(seen)
+    })
+    .await;
+    assert_eq!(first[..4], ["open", "error 0", "open", "error 0"]);
+    drop(taken);
+    let status = client::post_form(&gateway.url("/sse"), "data=hello").await;
+    assert!(status.is_success(), "{status}");
+    eventually("the event", async || {
+        let seen = seen().await;
+        (seen.last().map(String::as_str) == Some("message hello")).then_some(())
+    })
+    .await;
+    browser.close().await;
+}
+
+/// An `EventSource` and no more: whatever it does, it does by itself.
+const WATCH_A_SOURCE: &str = r#"
+    window.seen = [];
+    const source = new EventSource("/sse");
+    source.onopen = () => window.seen.push("open");
+    source.onerror = () => window.seen.push(`error ${source.readyState}`);
+    source.onmessage = (event) => window.seen.push(`message ${event.data}`);
+"#;
+
 /// Keeps every state of the answer that has words, and how many heartbeats had come by then: what
 /// a look now and then would miss on a busy machine.
 const WATCH_THE_CHAT: &str = r#"

@@ -322,8 +322,6 @@ async fn silence_is_an_error(language: Language) {
 
 // === Upstreams that answer late ===
 
-// These wait for `--early-open`.
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the SDKs for Python: run tests/run"]
 async fn python_hears_of_all_that_comes_late() {

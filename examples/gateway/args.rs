@@ -96,8 +96,8 @@ pub(crate) struct Args {
     #[arg(long, env = "GATEWAY_MAX_STREAMS", value_name = "N", value_parser = some_number)]
     pub(crate) max_streams: Option<usize>,
 
-    /// How many of them for one client: by its Authorization, or else by its address [default: any
-    /// number]
+    /// How many of them for one client: by its Authorization, which the upstream must check, or else by
+    /// its address [default: any number]
     #[arg(long, env = "GATEWAY_MAX_STREAMS_PER_CLIENT")]
     #[arg(value_name = "N", value_parser = some_number)]
     pub(crate) max_streams_per_client: Option<usize>,

@@ -59,14 +59,16 @@ fn limit(args: &Args) -> LimitLayer {
     }
 }
 
-/// The key first: behind a proxy all clients have one address.
+/// The key first: behind a proxy all clients have one address. Neither can be made to look like the
+/// other.
 fn client(request: &request::Parts) -> Option<Vec<u8>> {
     let key = request.headers.get(AUTHORIZATION);
     let address = || {
         let Peer(address) = request.extensions.get()?;
-        Some(address.ip().to_string().into_bytes())
+        Some(format!("address {}", address.ip()).into_bytes())
     };
-    key.map(|key| key.as_bytes().to_vec()).or_else(address)
+    let key = key.map(|key| [b"key ", key.as_bytes()].concat());
+    key.or_else(address)
 }
 
 fn truncation(args: &Args) -> TruncationLayer {

@@ -17,6 +17,7 @@ mod layers;
 mod metrics;
 mod proxy;
 mod server;
+mod socket;
 mod store;
 mod wants;
 

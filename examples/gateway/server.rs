@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, task::Poll, time::Duration};
 
-use axum::serve::{Listener, ListenerExt as _};
+use axum::serve::Listener;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{Request, Response};
@@ -17,13 +17,12 @@ use tokio::{
     sync::watch,
     time::timeout,
 };
-use tokio_io_timeout::TimeoutWriter;
 use tower::{BoxError, Service};
 use tower_http::add_extension::AddExtension;
 use tower_sse::{Drain, Resume};
 use tracing::{debug, info, warn};
 
-use crate::proxy::Peer;
+use crate::{proxy::Peer, socket};
 
 /// hyper's connections, HTTP/1 and HTTP/2, and the count of those that are open.
 pub(crate) struct Server {
@@ -65,7 +64,7 @@ impl Server {
     pub(crate) async fn accept_until<S, B>(
         &self,
         stop: &mut (impl Stream<Item = ()> + Unpin),
-        listener: TcpListener,
+        mut listener: TcpListener,
         service: S,
     ) where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -73,15 +72,12 @@ impl Server {
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        // an event is small and must not wait for an acknowledgement of the one before
-        let mut listener = listener.tap_io(|socket| {
-            if let Err(error) = socket.set_nodelay(true) {
-                debug!(%error, "no TCP_NODELAY");
-            }
-        });
+        // axum's `accept` survives a process that has no more files to open
         loop {
             tokio::select! {
-                (socket, peer) = listener.accept() => self.serve(socket, peer, service.clone()),
+                (socket, peer) = Listener::accept(&mut listener) => {
+                    self.serve(socket, peer, service.clone());
+                }
                 _ = stop.next() => return,
             }
         }
@@ -102,11 +98,7 @@ impl Server {
                 debug!(%peer, "connection without a word");
                 return;
             }
-            // hyper does not look at a body whose client does not read, so nothing in the body
-            // can notice; the socket can
-            let mut socket = TimeoutWriter::new(socket);
-            socket.set_timeout(Some(write_timeout));
-            let socket = TokioIo::new(Box::pin(socket));
+            let socket = TokioIo::new(socket::prepared(socket, write_timeout));
             let connection = http.serve_connection_with_upgrades(socket, service);
             if let Err(error) = watcher.watch(connection.into_owned()).await {
                 debug!(%peer, error, "connection broken");

@@ -151,6 +151,7 @@ impl Concerns {
             watched: None,
             _permit: permit,
             tally,
+            sent: None,
         };
         Handling::Stream(Engine::new(kind, parts, held, self.stall.clone()))
     }

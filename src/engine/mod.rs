@@ -35,6 +35,7 @@ use crate::{
     detect::EventStream,
     drain::Watcher,
     end::EndReason,
+    event_id::{EventIds, LastSentId},
     limit::Permit,
     metrics::Tally,
     outbox::Outbox,
@@ -72,6 +73,7 @@ pub(crate) struct Held {
     watched: Option<Watched>,
     _permit: Option<Permit>,
     tally: Option<Arc<Tally>>,
+    sent: Option<LastSentId>,
 }
 
 impl Engine {
@@ -100,6 +102,7 @@ impl Engine {
         let mut held = mem::take(&mut self.held);
         let stall = self.stall.take();
         held.watched = stall.map(|stall| stall.watch(relay.clone(), stream.clone()));
+        held.sent = self.parts.ids.as_ref().and_then(EventIds::sent).cloned();
         held
     }
 
@@ -218,7 +221,7 @@ impl Engine {
             self.outbox.push(last.unwrap_or_default());
         }
         // The parts stay: the stream is one of those that are left until its last byte is taken.
-        if let Some(ids) = &mut self.parts.ids {
+        if let Some(ids) = &self.parts.ids {
             ids.on_end(reason);
         }
     }
@@ -327,6 +330,9 @@ impl Engine {
 impl Held {
     /// The stream was ended from outside.
     pub(crate) fn on_end(&self, reason: EndReason) {
+        if let Some(sent) = &self.sent {
+            sent.on_end(reason);
+        }
         if let Some(tally) = &self.tally {
             tally.end(reason);
         }

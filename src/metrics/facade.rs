@@ -44,7 +44,7 @@ const TIME_TO_FIRST_EVENT: &str = "sse_time_to_first_event_seconds";
 const LIFETIME: &str = "sse_lifetime_seconds";
 
 /// Those that have bytes.
-const SHAPES: [HeartbeatShape; 3] = [
+const SHAPES: &[HeartbeatShape] = &[
     HeartbeatShape::CommentLine,
     HeartbeatShape::CommentBlock,
     HeartbeatShape::BlankLines,
@@ -170,8 +170,9 @@ impl Handles {
 }
 
 impl<T: Copy + PartialEq> Family<T> {
-    fn new<const N: usize>(values: [T; N], counter: impl Fn(T) -> Counter) -> Self {
-        Self(values.map(|value| (value, counter(value))).into())
+    fn new(values: &[T], counter: impl Fn(T) -> Counter) -> Self {
+        let counters = values.iter().map(|value| (*value, counter(*value)));
+        Self(counters.collect())
     }
 
     fn add(&self, value: T) {

@@ -119,7 +119,7 @@ pub enum ResumeOutcome {
 
 impl ResumeOutcome {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Resumed, Self::Complete, Self::Lost];
+    pub const ALL: &[Self] = &[Self::Resumed, Self::Complete, Self::Lost];
 
     /// The outcome as one lower-case word, for logs and labels.
     #[must_use]
@@ -134,7 +134,7 @@ impl ResumeOutcome {
     /// As the response says it, if it does.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let said = headers.get("sse-resume")?.as_bytes();
-        let mut all = Self::ALL.into_iter();
+        let mut all = Self::ALL.iter().copied();
         all.find(|outcome| outcome.as_str().as_bytes() == said)
     }
 }

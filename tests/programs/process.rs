@@ -114,6 +114,10 @@ impl Process {
         eventually("the end of the program", async || self.exit_status()).await
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends `TERM`, `INT` or another signal to the program alone.
     pub(crate) fn signal(&self, name: &str) {
         kill(name, &self.child.id().to_string());
