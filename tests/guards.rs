@@ -172,7 +172,6 @@ async fn an_abort_waits_for_what_was_sent() {
             bare().lifetime(LifetimeLayer::after(10 * SECOND).jitter(0.0)),
             10_000,
         ),
-        (bare().silence(SilenceLayer::after(SECOND)), 1_000),
         (bare().truncation(TruncationLayer::new()), 20_000),
     ] {
         let steps = [data("data: x\n\n"), pause(20.0)];

@@ -111,17 +111,16 @@ impl Engine {
         self.parts.drain.is_some()
     }
 
-    /// Whether the stream may be broken off behind the next frame.
+    /// Whether the stream may be broken off behind the next frame. Not for its silence: what was sent
+    /// before that has had all its limit to be written.
     pub(crate) fn may_break_off(&self) -> bool {
         let Parts {
-            silence,
             truncation,
             lifetime,
             drain,
             ..
         } = &self.parts;
-        silence.is_some()
-            || truncation.as_ref().is_some_and(Truncation::may_break_off)
+        truncation.as_ref().is_some_and(Truncation::may_break_off)
             || lifetime.is_some() && self.parts.answer.is_some()
             || drain.as_ref().is_some_and(Watcher::has_started)
     }
