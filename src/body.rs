@@ -319,7 +319,7 @@ where
                 how: How::AsUpstream,
             }) => self.finish(reason, stage),
             Some(ending) => self.on_ending(ending),
-            None => self.finish(EndReason::Complete, stage),
+            None => self.finish(self.engine.verdict(), stage),
         }
     }
 

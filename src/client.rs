@@ -27,6 +27,27 @@ pub(crate) enum Gemini {
     Legacy,
 }
 
+/// Whether the request is a browser's `EventSource`, or one of its like: a `GET` whose `Accept`
+/// names `text/event-stream`.
+#[must_use]
+pub fn is_event_source(request: &request::Parts) -> bool {
+    Client::of(request).event_source
+}
+
+/// Whether the request's `Accept` names `text/event-stream`.
+#[must_use]
+pub fn accepts_events(request: &request::Parts) -> bool {
+    Client::of(request).accepts_events
+}
+
+/// Whether that is the only answer the client takes: one of the Model Context Protocol takes JSON as
+/// well, and so does whoever names it.
+#[must_use]
+pub fn accepts_only_events(request: &request::Parts) -> bool {
+    let client = Client::of(request);
+    client.accepts_events && !client.mcp
+}
+
 impl Client {
     pub(crate) fn of(request: &request::Parts) -> Self {
         let headers = &request.headers;

@@ -4,7 +4,8 @@
 pub enum EndReason {
     /// The service ended it.
     Complete,
-    /// The service's body failed; the client saw the connection break, not a clean end.
+    /// The service's body failed, and the client saw the connection break; or its answer came too late
+    /// to be one, and became an error event (see [`EarlyOpenLayer`](crate::EarlyOpenLayer)).
     Failed,
     /// The service ended it, or its body failed, before the answer was complete; see
     /// [`TruncationLayer`](crate::TruncationLayer).

@@ -127,7 +127,7 @@ impl EventIdLayer {
     /// which would be an empty event in several libraries once there are ids.
     ///
     /// Never for MCP, whose clients would come back with a `GET`, nor for Google's libraries.
-    /// A good choice for `when` is [`is_event_source`].
+    /// A good choice for `when` is [`is_event_source`](crate::is_event_source).
     #[must_use]
     pub fn assign(
         mut self,
@@ -190,13 +190,6 @@ pub(crate) fn parameter(request: &request::Parts, name: &str) -> Option<Box<str>
     let (_, value) =
         form_urlencoded::parse(query).find(|(key, value)| key == name && !value.is_empty())?;
     Some(value.into())
-}
-
-/// Whether the request is a browser's `EventSource`, or one of its like: a `GET` whose `Accept`
-/// names `text/event-stream`.
-#[must_use]
-pub fn is_event_source(request: &request::Parts) -> bool {
-    Client::of(request).event_source
 }
 
 impl LastSentId {

@@ -9,7 +9,7 @@ use std::{
 use http::request;
 
 use crate::{
-    client::Client,
+    client::{Client, accepts_events},
     jitter::{Jitter, LONGEST},
     judge::Judge,
     refusal::{Refusal, RefusedBy},
@@ -95,7 +95,7 @@ impl LimitLayer {
             total: usize::MAX,
             each: usize::MAX,
             principal: None,
-            asks: Judge::new(|request| Client::of(request).accepts_events),
+            asks: Judge::new(accepts_events),
             retry: Duration::from_secs(5),
             jitter: Jitter::new(0.5),
         }

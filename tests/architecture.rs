@@ -24,6 +24,7 @@ const LEVELS: [&[&str]; 7] = [
         "protocol",
         "refusal",
         "retry",
+        "verdict",
         "departure",
         "reach",
         "registry",

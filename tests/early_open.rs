@@ -25,8 +25,8 @@ use support::body::{
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn, util::BoxService};
 use tower_sse::{
-    BoxError, BreakOff, EarlyOpenBody, EarlyOpenFuture, EarlyOpenLayer, HeartbeatLayer,
-    HeartbeatShape, Protocol, SilenceLayer, SseLayer, TruncationLayer,
+    BoxError, BreakOff, EarlyOpenBody, EarlyOpenFuture, EarlyOpenLayer, EndReason, EventIdLayer,
+    HeartbeatLayer, HeartbeatShape, LastSentId, Protocol, SilenceLayer, SseLayer, TruncationLayer,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -221,7 +221,7 @@ async fn what_json_says_of_its_error_is_not_changed() {
         (
             500,
             r#"{"error":"no such model"}"#,
-            r#"{"error":"no such model"}"#,
+            r#"{"error":{"message":"no such model","status":500}}"#,
         ),
         (
             429,
@@ -242,6 +242,39 @@ async fn what_json_says_of_its_error_is_not_changed() {
     ] {
         let recording = late(CHAT, answer(status, "application/json", body)).await;
         assert_eq!(recording.text(), format!("data: {expected}\n\n"));
+    }
+}
+
+/// `if error` is false in Python and in JavaScript for 0, and in Python for `[]` and `0.0`: the
+/// libraries then take the event for a chunk, and the clean end behind it for success.
+#[tokio::test(start_paused = true)]
+async fn an_error_that_libraries_take_for_none_becomes_one_of_ours() {
+    for body in [
+        r#"{"error":0,"message":"no"}"#,
+        r#"{"error":0.0}"#,
+        r#"{"error":[]}"#,
+    ] {
+        let recording = late(CHAT, answer(500, "application/json", body)).await;
+        assert!(recording.text().contains("stream_refused"), "{body}");
+    }
+}
+
+/// It is no status any more, so nothing but our own numbers could show it.
+#[tokio::test(start_paused = true)]
+async fn a_late_failure_is_no_complete_stream() {
+    for (late, reason) in [
+        (answer(500, "application/json", "{}"), EndReason::Failed),
+        (events([data("data: x\n\n")]), EndReason::Complete),
+    ] {
+        let layer = SseLayer::new()
+            .without_heartbeat()
+            .event_id(EventIdLayer::new())
+            .early_open(early());
+        let service = layered(layer, slow(DELAY, late));
+        let Ok(response) = service.oneshot(ask(CHAT)).await;
+        let last: LastSentId = response.extensions().get().cloned().expect("tracking");
+        record(response.into_body()).await;
+        assert_eq!(last.end(), Some(reason));
     }
 }
 

@@ -400,3 +400,66 @@ async fn head_of(socket: &mut TcpStream) -> String {
     }
     String::from_utf8(head).unwrap()
 }
+
+// === who wants none, or too much ===
+
+async fn busy() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = Router::new().fallback(async || StatusCode::TOO_MANY_REQUESTS);
+    tokio::spawn(async { axum::serve(listener, app).await });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn who_refuses_event_streams_wants_none() {
+    let gateway = Gateway::before(&busy().await, &["--early-open", "0s"]).await;
+    let accept = [("accept", "text/html, text/event-stream;q=0")];
+    let response = client::get(&gateway.url("/"), &accept).await.unwrap();
+    assert_eq!(response.status(), 429);
+}
+
+#[tokio::test]
+async fn a_list_wants_no_stream() {
+    let gateway = Gateway::before(&busy().await, &["--early-open", "0s"]).await;
+    let url = gateway.url(CHAT);
+    let response = client::post(&url, "application/json", "[true]").await;
+    assert_eq!(response.unwrap().status(), 429);
+}
+
+/// Without the flag an unfinished body costs a socket's buffer. With it each may pin 4 MiB for ten
+/// seconds, before any limit is asked, and HTTP/2 has 200 of them on one connection.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn bodies_that_never_end_are_bounded_together() {
+    const CLIENTS: usize = 100;
+    let flags = ["--max-streams", "1", "--max-streams-per-client", "1"];
+    let gateway = Gateway::before(&busy().await, &flags).await;
+    let before = resident(gateway.id());
+    let length = 4 * 1024 * 1024;
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    let body = vec![b'a'; length - 1];
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut socket = TcpStream::connect(&gateway.address).await.unwrap();
+        socket.write_all(head.as_bytes()).await.unwrap();
+        // Bounded: who is not read cannot write.
+        let written = tokio::time::timeout(Duration::from_millis(200), socket.write_all(&body));
+        let _ = written.await;
+        clients.push(socket);
+    }
+    let grown = resident(gateway.id()).saturating_sub(before);
+    assert!(grown < 128 * 1024, "{} MiB", grown / 1024);
+}
+
+/// In KiB.
+#[cfg(target_os = "linux")]
+fn resident(process: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.unwrap().parse().unwrap()
+}

@@ -79,7 +79,7 @@ async fn run(args: Args) -> Result<(), BoxError> {
     let (resume_layer, producers) = store::resume(&args);
     let (drain_layer, drain) = DrainLayer::pair();
     if let Some(exporter) = exporter {
-        exporter.serve(resume_layer.handle());
+        exporter.serve(Server::new(args.write_timeout), resume_layer.handle());
     }
     let layer = layers::layer(&args, resume_layer, drain_layer);
     let service = layer.layer(proxy(&args).await?.into_service());

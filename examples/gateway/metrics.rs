@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
+use futures_util::stream;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{net::TcpListener, time::interval};
@@ -13,7 +14,7 @@ use tracing::{
     info, warn,
 };
 
-use crate::args::Args;
+use crate::{args::Args, server::Server};
 
 /// The second listener, and what it tells.
 pub(crate) struct Exporter {
@@ -114,8 +115,9 @@ impl Exporter {
         self.listener.local_addr()
     }
 
-    /// Until the process ends, also while it drains: nobody waits for it.
-    pub(crate) fn serve(self, resume: Resume) {
+    /// By a server of its own, until the process ends: also while the other drains, and nobody waits
+    /// for this one.
+    pub(crate) fn serve(self, server: Server, resume: Resume) {
         let Self { listener, recorder } = self;
         tokio::spawn(upkeep(recorder.clone()));
         let page = move || {
@@ -124,7 +126,10 @@ impl Exporter {
             async { ([(CONTENT_TYPE, TEXT)], text) }
         };
         let app = Router::new().route("/metrics", get(page));
-        tokio::spawn(axum::serve(listener, app).into_future());
+        tokio::spawn(async move {
+            let mut never = stream::pending();
+            server.accept_until(&mut never, listener, app).await;
+        });
     }
 }
 

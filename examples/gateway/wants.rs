@@ -4,22 +4,27 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap, Method, Request, Response,
-    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE},
+    Method, Request, Response,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
     request,
 };
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tower::{Service, ServiceExt as _, service_fn};
+use tower_sse::{accepts_events, accepts_only_events};
 
 /// A request whose body says `"stream": true`.
 #[derive(Clone, Copy)]
@@ -32,6 +37,8 @@ pub(crate) struct Question {
     end: Option<Result<Frame<Bytes>, hyper::Error>>,
     /// Not read so far.
     rest: Option<Incoming>,
+    /// Its share of [`TOGETHER`].
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Deserialize)]
@@ -41,6 +48,9 @@ struct Asked {
 
 /// The longest body that is read: a question with pictures in it.
 const LONGEST: u64 = 4 * 1024 * 1024;
+
+/// And all that are read at the same time, in KiB. Beyond it bodies go on as they come.
+const TOGETHER: usize = 64 * 1024;
 
 /// How long it may take to come. One that is slower goes on as it comes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,14 +66,16 @@ where
     S: Clone + Send + 'static,
     S::Future: Send,
 {
+    let together = Arc::new(Semaphore::new(if reads { TOGETHER } else { 0 }));
     service_fn(move |request: Request<Incoming>| {
-        let inner = inner.clone();
+        let (inner, together) = (inner.clone(), together.clone());
         async move {
             let (mut head, body) = request.into_parts();
-            let body = if reads && may_want(&head) {
-                Question::read(body).await
-            } else {
-                Question::unread(body)
+            let length = length_to_read(&head);
+            let share = length.and_then(|kib| together.try_acquire_many_owned(kib).ok());
+            let body = match share {
+                Some(share) => Question::read(body, share).await,
+                None => Question::unread(body),
             };
             if body.wants_stream() {
                 head.extensions.insert(WantsStream);
@@ -75,34 +87,27 @@ where
 
 /// Whether a stream is asked for, by the body or by `Accept`.
 pub(crate) fn stream(request: &request::Parts) -> bool {
-    request.extensions.get::<WantsStream>().is_some()
-        || accepts(&request.headers, "text/event-stream")
+    request.extensions.get::<WantsStream>().is_some() || accepts_events(request)
 }
 
-/// The same, and no other answer is one: a request of the Model Context Protocol takes JSON as well.
+/// The same, and no other answer is one.
 pub(crate) fn nothing_but_a_stream(request: &request::Parts) -> bool {
-    let mcp = ["mcp-session-id", "mcp-protocol-version"];
-    request.extensions.get::<WantsStream>().is_some()
-        || stream(request)
-            && !accepts(&request.headers, "application/json")
-            && !mcp.iter().any(|name| request.headers.contains_key(*name))
+    request.extensions.get::<WantsStream>().is_some() || accepts_only_events(request)
 }
 
-/// Whether the body is worth a look: it is short, and nothing else has said what it might say.
-fn may_want(head: &request::Parts) -> bool {
-    let length = head.headers.get(CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    let kind = head.headers.get(CONTENT_TYPE);
-    head.method == Method::POST
-        && kind.is_some_and(|kind| essence_is(kind.as_bytes(), "application/json"))
-        && length.is_some_and(|length: u64| length <= LONGEST)
-        && !nothing_but_a_stream(head)
-}
-
-fn accepts(headers: &HeaderMap, kind: &str) -> bool {
-    let lines = headers.get_all(ACCEPT).into_iter();
-    let mut kinds = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    kinds.any(|range| essence_is(range, kind))
+/// How long the body is, in KiB, if it is worth a look: it is short, and nothing else has said what it
+/// might say.
+fn length_to_read(head: &request::Parts) -> Option<u32> {
+    let kind = head.headers.get(CONTENT_TYPE)?;
+    let length = head.headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+    let length = length
+        .parse()
+        .ok()
+        .filter(|length: &u64| *length <= LONGEST)?;
+    let may = head.method == Method::POST
+        && essence_is(kind.as_bytes(), "application/json")
+        && !nothing_but_a_stream(head);
+    may.then_some(length.div_ceil(1024).max(1) as u32)
 }
 
 fn essence_is(value: &[u8], essence: &str) -> bool {
@@ -116,11 +121,12 @@ impl Question {
             read: Bytes::new(),
             end: None,
             rest: Some(body),
+            _share: None,
         }
     }
 
     /// To the end, or as far as it comes in time. Whatever goes wrong is for who reads this one.
-    async fn read(mut body: Incoming) -> Self {
+    async fn read(mut body: Incoming, share: OwnedSemaphorePermit) -> Self {
         let mut read = BytesMut::new();
         let mut end = None;
         let reading = async {
@@ -140,12 +146,15 @@ impl Question {
             read: read.freeze(),
             end,
             rest: late.then_some(body),
+            _share: Some(share),
         }
     }
 
     fn wants_stream(&self) -> bool {
         let whole = self.rest.is_none() && !matches!(self.end, Some(Err(_)));
-        let asked = whole.then(|| serde_json::from_slice(&self.read));
+        // An array would be read as the fields in their order.
+        let object = self.read.trim_ascii_start().starts_with(b"{");
+        let asked = (whole && object).then(|| serde_json::from_slice(&self.read));
         asked.is_some_and(|asked| matches!(asked, Ok(Asked { stream: true })))
     }
 }

@@ -43,7 +43,7 @@ impl Answer {
             _ => Why::NoStream,
         };
         trace!(
-            debug,
+            warn,
             "a late answer cannot go on as it is",
             status = status,
             why = why

@@ -16,6 +16,7 @@ use super::{
     layer::Plan,
 };
 use crate::{
+    end::EndReason,
     error::BoxError,
     frames::{PollFrame, into_bytes, poll_passing},
     timer::Timer,
@@ -157,7 +158,7 @@ where
                         Ok(response) => self.stage = Stage::of(response, &self.plan),
                         Err(error) => {
                             trace!(warn, "the service failed before it answered", error = error);
-                            return self.end(failure(self.plan.protocol));
+                            return self.fail(failure(self.plan.protocol));
                         }
                     }
                 }
@@ -170,7 +171,7 @@ where
                 }
                 Stage::Reading(reading) => {
                     let event = ready!(reading.poll_event(cx));
-                    return self.end(event);
+                    return self.fail(event);
                 }
                 Stage::Ended => return Poll::Ready(None),
             }
@@ -178,7 +179,8 @@ where
     }
 
     /// The last event goes out, and whatever the service gave is dropped.
-    fn end(&mut self, event: Bytes) -> PollFrame<Bytes, BoxError> {
+    fn fail(&mut self, event: Bytes) -> PollFrame<Bytes, BoxError> {
+        self.plan.verdict.give(EndReason::Failed);
         self.stage = Stage::Ended;
         Poll::Ready(Some(Ok(Frame::data(event))))
     }

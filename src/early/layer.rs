@@ -4,7 +4,11 @@ use http::request;
 use tokio::time::Instant;
 
 use crate::{
-    client::Client, compression::CompressionBypassLayer, judge::Judge, protocol::Protocol,
+    client::{Client, accepts_only_events},
+    compression::CompressionBypassLayer,
+    judge::Judge,
+    protocol::Protocol,
+    verdict::Verdict,
 };
 
 /// Opens an event stream when its service takes too long to answer, so that heartbeats can begin.
@@ -50,7 +54,7 @@ use crate::{
 /// [`SilenceLayer`](crate::SilenceLayer) then begins with the early head. Alone it belongs inside of
 /// the others, and outside of layers that limit the time to the service's answer: those end the wait.
 ///
-/// Requests that it is for reach the service with `Accept-Encoding: identity`, since neither an event
+/// An `Accept-Encoding` of the requests that it is for reaches the service as `identity`, since neither an event
 /// stream nor an error can be told in a coding that the early head has not named. An event stream that
 /// is encoded anyway ends in an error event. It needs a tokio runtime with timers.
 ///
@@ -89,12 +93,13 @@ pub struct EarlyOpenLayer {
 }
 
 /// What there is to know of a request whose head may go out early.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// When it does; `None` is as soon as the service does not answer at once.
     pub(super) due: Option<Instant>,
     pub(super) client: Client,
     pub(super) protocol: Option<Protocol>,
+    pub(super) verdict: Verdict,
 }
 
 impl EarlyOpenLayer {
@@ -103,7 +108,7 @@ impl EarlyOpenLayer {
     pub fn after(wait: Duration) -> Self {
         Self {
             wait,
-            when: Judge::new(asks_for_events),
+            when: Judge::new(accepts_only_events),
             protocol: Judge::new(Protocol::of),
         }
     }
@@ -141,6 +146,7 @@ impl EarlyOpenLayer {
             due,
             client,
             protocol: self.protocol.of(request),
+            verdict: Verdict::default(),
         })
     }
 
@@ -151,9 +157,4 @@ impl EarlyOpenLayer {
         }
         Instant::now().checked_add(self.wait).map(Some)
     }
-}
-
-fn asks_for_events(request: &request::Parts) -> bool {
-    let client = Client::of(request);
-    client.accepts_events && !client.mcp
 }

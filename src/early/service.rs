@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{EarlyOpenBody, EarlyOpenLayer, layer::Plan};
-use crate::{error::BoxError, media, timer::Timer, trace::trace};
+use crate::{error::BoxError, media, timer::Timer, trace::trace, verdict::Verdict};
 
 /// A service whose event streams open before it has answered.
 #[derive(Clone, Debug)]
@@ -106,7 +106,9 @@ where
         }
         let future = inner.take().expect("polled after completion");
         trace!(debug, "opened an event stream early");
-        Poll::Ready(Ok(head(EarlyOpenBody::opened(future, *plan))))
+        let verdict = plan.verdict.clone();
+        let body = EarlyOpenBody::opened(future, plan.clone());
+        Poll::Ready(Ok(head(body, verdict)))
     }
 }
 
@@ -114,8 +116,9 @@ fn passed<B>(response: Response<B>) -> Response<EarlyOpenBody<B>> {
     response.map(EarlyOpenBody::passed)
 }
 
-fn head<B>(body: EarlyOpenBody<B>) -> Response<EarlyOpenBody<B>> {
+fn head<B>(body: EarlyOpenBody<B>, verdict: Verdict) -> Response<EarlyOpenBody<B>> {
     let mut response = Response::new(body);
+    response.extensions_mut().insert(verdict);
     let stream = HeaderValue::from_static(media::EVENT_STREAM);
     response.headers_mut().insert(header::CONTENT_TYPE, stream);
     response

@@ -153,7 +153,9 @@ impl Concerns {
             tally,
             sent: None,
         };
-        Handling::Stream(Engine::new(kind, parts, held, self.stall.clone()))
+        let verdict = response.extensions.remove().unwrap_or_default();
+        let stall = self.stall.clone();
+        Handling::Stream(Engine::new(kind, parts, held, stall, verdict))
     }
 
     /// A response that is not refused, whether it is a stream or not.

@@ -44,6 +44,7 @@ use crate::{
     stall::{Pulse, StallLayer, Watched},
     trace::trace,
     truncation::Truncation,
+    verdict::Verdict,
     wire::{Bom, LineEnd, Position, Scanner},
 };
 
@@ -63,6 +64,7 @@ pub(crate) struct Engine {
     spoken: bool,
     /// A blank line was dropped of which the last frame has only the CR: its LF goes too.
     dropped: bool,
+    verdict: Verdict,
     ended: Option<EndReason>,
 }
 
@@ -77,7 +79,13 @@ pub(crate) struct Held {
 }
 
 impl Engine {
-    fn new(kind: EventStream, parts: Parts, held: Held, stall: Option<StallLayer>) -> Self {
+    fn new(
+        kind: EventStream,
+        parts: Parts,
+        held: Held,
+        stall: Option<StallLayer>,
+        verdict: Verdict,
+    ) -> Self {
         trace!(debug, "event stream opened", kind = kind);
         Self {
             kind,
@@ -90,6 +98,7 @@ impl Engine {
             stall,
             spoken: false,
             dropped: false,
+            verdict,
             ended: None,
         }
     }
@@ -180,6 +189,11 @@ impl Engine {
         let (ending, last) = truncation.on_upstream_end(self.is_between_events());
         self.say_last(&last);
         Some(ending)
+    }
+
+    /// What it means that upstream has ended properly.
+    pub(crate) fn verdict(&self) -> EndReason {
+        self.verdict.reason()
     }
 
     /// Upstream has nothing: the stream may have to end for that, or gets a heartbeat.

@@ -31,7 +31,8 @@ use crate::refusal::RefusedBy;
 /// above it open for as long. A filter on its target switches it off.
 ///
 /// Off in [`SseLayer`](crate::SseLayer) until it is handed one. As a layer alone it belongs outside
-/// of the others, or it does not see what they refuse, end and add.
+/// of the others, or it does not see what they add; what they refuse and why they end a stream is told
+/// only within one `SseLayer`.
 ///
 /// What it does not do: it knows when a frame was handed to the server, not when it left or was
 /// read. Requests that become no stream are not counted. What resume counts of its store is in

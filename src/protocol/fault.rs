@@ -61,6 +61,10 @@ pub(crate) fn passed_on(
         return None;
     };
     let mut error = rest.remove("error").filter(is_something)?;
+    if error.is_string() {
+        // Only the message, as some servers have it.
+        error = json!({ "message": error });
+    }
     if let (Value::Object(fields), Some(status)) = (&mut error, status) {
         fields
             .entry("status")
@@ -70,22 +74,24 @@ pub(crate) fn passed_on(
         rest.entry("type").or_insert_with(|| "error".into());
     }
     // First, since that is how a chat's error event is known without reading all of it.
-    let rest = Value::Object(rest).to_string();
-    let rest = rest.trim_start_matches('{');
-    let comma = if rest == "}" { "" } else { "," };
-    Some(event(
-        protocol,
-        &format!("{{\"error\":{error}{comma}{rest}"),
-    ))
+    let mut json = format!("{{\"error\":{error}");
+    for (name, value) in rest {
+        json.push_str(&format!(",{}:{value}", Value::String(name)));
+    }
+    json.push('}');
+    Some(event(protocol, &json))
 }
 
-/// What libraries take for an error: they ask whether it is true, as Python and JavaScript do.
+/// What libraries take for an error: they ask whether it is true, in Python or in JavaScript, where
+/// empty arrays and objects differ.
 fn is_something(error: &Value) -> bool {
     match error {
-        Value::Null | Value::Bool(false) => false,
+        Value::Null => false,
+        Value::Bool(yes) => *yes,
+        Value::Number(number) => number.as_f64() != Some(0.0),
         Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
         Value::Object(fields) => !fields.is_empty(),
-        Value::Bool(true) | Value::Number(_) | Value::Array(_) => true,
     }
 }
 
