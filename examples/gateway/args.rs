@@ -77,8 +77,8 @@ pub(crate) struct Args {
     pub(crate) head_timeout: Duration,
 
     /// How long a stream's upstream may take to answer before the client gets the head of its stream
-    /// and heartbeats: sooner than any proxy on the way gives up. An error that comes later is an
-    /// event, with no status, and no SDK repeats its request [default: never]
+    /// and heartbeats: sooner than any proxy on the way gives up. The status of an error that
+    /// comes later is lost, and SDKs do not retry [default: never]
     #[arg(long, env = "GATEWAY_EARLY_OPEN", value_name = "TIME", value_parser = time)]
     pub(crate) early_open: Option<Duration>,
 
@@ -87,7 +87,8 @@ pub(crate) struct Args {
     #[arg(value_name = "TIME", value_parser = some_time)]
     pub(crate) write_timeout: Duration,
 
-    /// The same for the stream alone: over HTTP/2 others on its connection may read on
+    /// How long a client may not come for what its stream has; then the stream is given up. Over
+    /// HTTP/2 its connection may have others that are read
     #[arg(long, env = "GATEWAY_STALL_TIMEOUT", default_value = "30s")]
     #[arg(value_name = "TIME", value_parser = some_time)]
     pub(crate) stall_timeout: Duration,
@@ -112,13 +113,14 @@ pub(crate) struct Args {
     #[arg(long, env = "GATEWAY_SILENCE_TIMEOUT", value_name = "TIME", value_parser = some_time)]
     pub(crate) silence_timeout: Option<Duration>,
 
-    /// What a client gets then: its connection breaks, or an error event in the stream's protocol
+    /// What a client gets whose upstream was silent for too long: its connection breaks, or an error
+    /// event in the protocol of the stream
     #[arg(long, env = "GATEWAY_ON_SILENCE", default_value = "abort")]
     #[arg(value_name = "WHAT", value_parser = break_off())]
     pub(crate) on_silence: BreakOff,
 
     /// What a client gets whose answer ends before its protocol's last event: what the upstream sent
-    /// and no more, which is counted; or as above
+    /// and no more, which is counted; or a connection that breaks, or an error event
     #[arg(long, env = "GATEWAY_ON_TRUNCATION", default_value = "count")]
     #[arg(value_name = "WHAT", value_parser = on_truncation())]
     pub(crate) on_truncation: OnTruncation,

@@ -94,7 +94,10 @@ impl Exporter {
         let listener = match TcpListener::bind(address).await {
             Ok(listener) => listener,
             Err(error) if given.is_some() => {
-                return Err(format!("cannot listen on {address} for metrics: {error}").into());
+                return Err(format!(
+                    "cannot listen on {address} (--metrics: an address, or off): {error}"
+                )
+                .into());
             }
             // a second gateway on this machine is no reason not to start
             Err(error) => {
