@@ -263,7 +263,8 @@ async fn an_address_that_was_asked_for_must_be_free() {
         let line = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{line}");
         assert_eq!(line.lines().count(), 1, "{line}");
-        let start = format!("gateway: cannot listen on {address} (--metrics: an address, or off): ");
+        let start =
+            format!("gateway: cannot listen on {address} (--metrics: an address, or off): ");
         assert!(line.starts_with(&start), "{line}");
         assert_eq!(output.stdout, b"", "nothing was announced");
     }
