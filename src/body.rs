@@ -1,6 +1,5 @@
 use std::{
-    error::Error,
-    fmt, mem,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -14,6 +13,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use crate::{
+    aborted::Aborted,
     departure::{Ending, How},
     end::EndReason,
     engine::Engine,
@@ -54,10 +54,6 @@ pin_project! {
     }
 }
 
-/// The error of a stream that was broken off, so that its client does not take it for complete.
-#[derive(Debug)]
-pub struct Aborted(EndReason);
-
 #[derive(Debug)]
 struct Stream<B> {
     engine: Engine,
@@ -65,6 +61,7 @@ struct Stream<B> {
     /// Where the stream is watched for a client that does not read.
     pulse: Option<(Arc<Pulse>, Waker)>,
     timer: Timer,
+    polls: u8,
     flush: Flush,
     stage: Stage,
 }
@@ -79,6 +76,9 @@ enum Stage {
     Failing(BoxError),
     Ended,
 }
+
+/// How many polls may go by without a look at the clock.
+const POLLS_PER_LOOK: u8 = 16;
 
 /// What came from upstream.
 enum Taken {
@@ -122,6 +122,7 @@ impl<B: Send + 'static> SseBody<B> {
             slot,
             pulse: pulse.map(|pulse| (pulse.clone(), pulse.waker())),
             timer: Timer::default(),
+            polls: 0,
             flush: Flush::default(),
             stage: Stage::Open,
         };
@@ -214,7 +215,9 @@ where
             self.on_freed(reason);
             return Poll::Ready(());
         }
-        let unwatched = !self.timer.is_running();
+        // Nor does a timer fire where the one who polls never lets go.
+        self.polls = self.polls.wrapping_add(1);
+        let unwatched = !self.timer.is_running() || self.polls.is_multiple_of(POLLS_PER_LOOK);
         if let Some(ending) = self.engine.on_poll(unwatched, Instant::now) {
             self.on_ending(ending);
             return Poll::Ready(());
@@ -300,6 +303,8 @@ where
 
     /// Nobody read it. What was handed on may end anywhere.
     fn on_freed(&mut self, reason: EndReason) {
+        // What was handed on before lies with the server, untracked.
+        self.flush.lose_track();
         let how = if reason == EndReason::Drained {
             How::Clean
         } else {
@@ -325,7 +330,7 @@ where
 
     fn on_error(&mut self, error: BoxError) {
         // One of our layers further in has seen to it.
-        let ours = error.downcast_ref().map(Aborted::reason);
+        let ours = Aborted::among_the_causes(&*error);
         let ending = ours.is_none().then(|| self.engine.on_upstream_end());
         match ending.flatten() {
             Some(Ending {
@@ -388,6 +393,8 @@ impl<B> Drop for Stream<B> {
             EndReason::Disconnected
         };
         self.engine.on_drop(self.slot.freed().unwrap_or(gone));
+        // Whoever looks at the stream from outside right now keeps the slot.
+        self.slot.clear();
     }
 }
 
@@ -396,30 +403,6 @@ impl<B: Default> Default for SseBody<B> {
         Self::untouched(B::default())
     }
 }
-
-impl Aborted {
-    /// Why the stream was broken off.
-    #[must_use]
-    pub fn reason(&self) -> EndReason {
-        self.0
-    }
-}
-
-impl fmt::Display for Aborted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = match self.0 {
-            EndReason::Aborted => "the drain's deadline passed",
-            EndReason::Truncated => "its upstream ended in the middle of the answer",
-            EndReason::Silent => "its upstream has said nothing for too long",
-            EndReason::Expired => "its time is over",
-            EndReason::Stalled => "its client did not read",
-            other => other.as_str(),
-        };
-        write!(f, "event stream broken off: {why}")
-    }
-}
-
-impl Error for Aborted {}
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,8 @@ use crate::timer::Timer;
 pub(crate) struct Flush {
     /// Shared with every frame that is under way.
     unwritten: Arc<()>,
+    /// There are frames that were not tracked, and may not be written for long.
+    lost: Option<Arc<()>>,
     looks: Option<Looks>,
 }
 
@@ -45,6 +47,11 @@ impl Flush {
             bytes,
             _unwritten: self.unwritten.clone(),
         })
+    }
+
+    /// Frames are under way that nobody can see: they get all the time there is.
+    pub(crate) fn lose_track(&mut self) {
+        self.lost = Some(self.unwritten.clone());
     }
 
     /// Ready when all is written, as far as it can be seen.

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod aborted;
 mod body;
 mod client;
 mod compression;
@@ -45,7 +46,8 @@ pub mod wire;
 mod withdraw;
 
 pub use self::metrics::{MetricsLayer, Observer, ResumeOutcome, StreamHead, StreamTotals};
-pub use body::{Aborted, SseBody};
+pub use aborted::Aborted;
+pub use body::SseBody;
 pub use client::{accepts_events, accepts_only_events, is_event_source};
 pub use compression::{CompressionBypassLayer, should_compress};
 pub use departure::DrainMode;

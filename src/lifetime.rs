@@ -100,7 +100,8 @@ impl LifetimeLayer {
     /// a year is taken as one.
     ///
     /// Clients that accept `text/event-stream` are told in their first event, as a `retry` line,
-    /// unless the service has told them.
+    /// unless the service has told them. With a drain in the same `SseLayer` this is the hint in the
+    /// first event.
     pub fn retry(mut self, after: Duration) -> Self {
         self.retry = Some(after.min(LONGEST));
         self

@@ -6,7 +6,7 @@ use memchr::memchr2;
 use tokio::time::Instant;
 
 use crate::{
-    departure::{Ending, How},
+    departure::Ending,
     end::EndReason,
     jitter::{LONGEST, SHORTEST},
     judge::Judge,
@@ -47,11 +47,15 @@ pub(crate) struct Silence {
     limit: Duration,
     break_off: BreakOff,
     protocol: Option<Protocol>,
-    /// When it has lasted too long; `None` while something was heard since the last look.
+    /// When it is to be looked at; `None` while something was heard since the last look.
     due: Option<Instant>,
+    /// It has been asked for a last word: where the client did not read, nobody had asked for long.
+    asked: bool,
     /// The open line is a comment.
     in_comment: bool,
 }
+
+const LAST_WORD: Duration = Duration::from_millis(10);
 
 impl SilenceLayer {
     /// After `limit` without a line of an event. Less than a millisecond is taken as one, more than a
@@ -93,6 +97,7 @@ impl SilenceLayer {
             break_off: self.break_off,
             protocol: response.extensions.get().copied().or(protocol),
             due: None,
+            asked: false,
             in_comment: false,
         }
     }
@@ -138,35 +143,37 @@ impl Silence {
     }
 
     pub(crate) fn next_deadline(&mut self, now: Instant) -> Instant {
-        *self.due.get_or_insert(now + self.limit)
+        if self.due.is_none() {
+            self.asked = false;
+        }
+        *self.due.get_or_insert(now + self.limit - self.last_word())
+    }
+
+    /// How long before its limit it is asked, and given to answer.
+    fn last_word(&self) -> Duration {
+        LAST_WORD.min(self.limit / 2)
     }
 
     /// How the stream must end, if the silence has lasted too long, and what to say before.
     pub(crate) fn on_deadline(
-        &self,
+        &mut self,
         now: Instant,
         between_events: bool,
     ) -> Option<(Ending, Bytes)> {
         self.due.filter(|due| now >= *due)?;
-        let last = match self.break_off {
-            BreakOff::ErrorEvent if between_events => self.error_event(),
-            BreakOff::ErrorEvent | BreakOff::Abort => Bytes::new(),
-        };
-        let how = if last.is_empty() {
-            How::Abort
-        } else {
-            How::Clean
-        };
-        let reason = EndReason::Silent;
-        Some((Ending { reason, how }, last))
-    }
-
-    fn error_event(&self) -> Bytes {
+        if !mem::replace(&mut self.asked, true) {
+            self.due = Some(now + self.last_word());
+            return None;
+        }
         let fault = Fault {
             status: StatusCode::GATEWAY_TIMEOUT,
             code: "stream_silent",
             message: "The stream was broken off: its upstream has said nothing for too long.",
         };
-        fault.event(self.protocol)
+        let (how, last) = self
+            .break_off
+            .last_words(&fault, self.protocol, between_events);
+        let reason = EndReason::Silent;
+        Some((Ending { reason, how }, last))
     }
 }

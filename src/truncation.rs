@@ -125,22 +125,17 @@ impl Truncation {
     /// How the stream must end whose upstream has ended or failed before its last event, and what to
     /// say before.
     pub(crate) fn on_upstream_end(&self, between_events: bool) -> (Ending, Bytes) {
-        let (how, last) = match self.break_off {
-            None => (How::AsUpstream, Bytes::new()),
-            Some(BreakOff::ErrorEvent) if between_events => (How::Clean, self.error_event()),
-            Some(BreakOff::ErrorEvent | BreakOff::Abort) => (How::Abort, Bytes::new()),
-        };
-        let reason = EndReason::Truncated;
-        (Ending { reason, how }, last)
-    }
-
-    fn error_event(&self) -> Bytes {
         let fault = Fault {
             status: StatusCode::BAD_GATEWAY,
             code: "stream_truncated",
             message: "The answer is not complete: its upstream ended in the middle of it.",
         };
-        fault.event(self.protocol)
+        let (how, last) = match self.break_off {
+            None => (How::AsUpstream, Bytes::new()),
+            Some(how) => how.last_words(&fault, self.protocol, between_events),
+        };
+        let reason = EndReason::Truncated;
+        (Ending { reason, how }, last)
     }
 }
 

@@ -11,6 +11,7 @@ const LEVELS: [&[&str]; 7] = [
     // L0: what several concerns need
     &[
         "end",
+        "aborted",
         "error",
         "trace",
         "media",

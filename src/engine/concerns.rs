@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{request, response};
 
@@ -136,15 +134,15 @@ impl Concerns {
         }
         let arrival = exchange.arrival.take();
         let parts = self.parts(kind, response, exchange);
-        let idle = parts.is_idle();
-        // A stream that may end before its time has no length either.
-        if !idle || kind == EventStream::Plain && self.headers.is_some() {
-            headers::unbind(&mut response.headers);
-        }
         let tally = self.metrics.as_ref().zip(arrival);
         let tally =
             tally.map(|(metrics, arrival)| metrics.open(arrival, kind == EventStream::Opaque));
-        if idle && permit.is_none() && self.stall.is_none() && tally.is_none() {
+        let wraps = !parts.is_idle() || permit.is_some() || self.stall.is_some() || tally.is_some();
+        // Bytes may be added or a mark taken off, or the stream ends before its time.
+        if wraps || kind == EventStream::Plain && self.headers.is_some() {
+            headers::unbind(&mut response.headers);
+        }
+        if !wraps {
             return Handling::Untouched;
         }
         let held = Held {
@@ -258,14 +256,9 @@ impl Concerns {
         let minded = parts.departures().any(Departure::minds_the_answer);
         let terminal = terminal.or(minded.then_some(Terminal::Any));
         parts.answer = terminal.map(Answer::new);
-        parts.retry = self.hint(parts).and_then(|after| Retry::new(after, client));
-    }
-
-    /// One is enough, whoever it is that ends the stream.
-    fn hint(&self, parts: &Parts) -> Option<Duration> {
         let lifetime = self.lifetime.as_ref().filter(|_| parts.lifetime.is_some());
-        let drain = self.drain.as_ref();
         let hint = lifetime.and_then(LifetimeLayer::hint);
-        hint.or_else(|| drain.and_then(DrainLayer::hint))
+        let drain = self.drain.as_ref().and_then(DrainLayer::hint);
+        parts.retry = Retry::new(client, hint, drain);
     }
 }

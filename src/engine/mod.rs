@@ -130,7 +130,9 @@ impl Engine {
             ..
         } = &self.parts;
         truncation.as_ref().is_some_and(Truncation::may_break_off)
-            || lifetime.is_some() && self.parts.answer.is_some()
+            || lifetime
+                .as_ref()
+                .is_some_and(|part| part.departure().minds_the_answer())
             || drain.as_ref().is_some_and(Watcher::has_started)
     }
 
@@ -228,11 +230,9 @@ impl Engine {
         trace!(debug, "event stream ended", reason = reason);
         let at = self.position();
         self.outbox.push(self.bom.finish());
-        if matches!(reason, EndReason::Drained | EndReason::Expired) {
-            let retry = self.parts.retry.take();
-            let last = retry.and_then(|retry| retry.at_end(at));
-            self.outbox.push(last.unwrap_or_default());
-        }
+        let retry = self.parts.retry.take();
+        let last = retry.and_then(|retry| retry.at_end(reason, at));
+        self.outbox.push(last.unwrap_or_default());
         // The parts stay: the stream is one of those that are left until its last byte is taken.
         if let Some(ids) = &self.parts.ids {
             ids.on_end(reason);
@@ -287,7 +287,7 @@ impl Engine {
 
     fn on_no_event(&mut self, now: Instant) -> Option<Ending> {
         let between_events = self.is_between_events();
-        let silence = self.parts.silence.as_ref()?;
+        let silence = self.parts.silence.as_mut()?;
         let (ending, last) = silence.on_deadline(now, between_events)?;
         self.say_last(&last);
         Some(ending)

@@ -26,7 +26,7 @@ pub(super) struct Parts {
     pub(super) heartbeat: Option<Heartbeat>,
     /// For those above who mind.
     pub(super) answer: Option<Answer>,
-    /// From one of those who end the stream before its service does.
+    /// From those who may end the stream before its service does.
     pub(super) retry: Option<Retry>,
 }
 
@@ -96,7 +96,7 @@ impl Parts {
 
     /// The hint that the stream's first event still needs.
     pub(super) fn retry_line(&mut self, end: LineEnd) -> Option<Bytes> {
-        self.retry.take().map(|retry| retry.line(end))
+        self.retry.take()?.line(end)
     }
 
     pub(super) fn drops_blank_line(&self, block: &BlockEnd) -> bool {

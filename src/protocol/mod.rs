@@ -3,12 +3,14 @@
 mod answer;
 mod fault;
 
+use bytes::Bytes;
 use http::{Method, request};
 
 pub(crate) use self::{
     answer::{Answer, Terminal},
     fault::{Fault, passed_on},
 };
+use crate::departure::How;
 
 /// A protocol in which language models answer, event by event.
 ///
@@ -38,6 +40,21 @@ pub enum BreakOff {
     /// otherwise be dispatched. Outside of the known protocols it is an event named `error` with
     /// the same JSON as OpenAI's.
     ErrorEvent,
+}
+
+impl BreakOff {
+    /// How the stream ends in which this has happened, and what to say before.
+    pub(crate) fn last_words(
+        self,
+        fault: &Fault<'_>,
+        protocol: Option<Protocol>,
+        between_events: bool,
+    ) -> (How, Bytes) {
+        match self {
+            Self::ErrorEvent if between_events => (How::Clean, fault.event(protocol)),
+            Self::ErrorEvent | Self::Abort => (How::Abort, Bytes::new()),
+        }
+    }
 }
 
 impl Protocol {
