@@ -868,20 +868,22 @@ async fn two_thousand_clients_on_a_thousand_places() {
     let server = Server::start(Stack::Axum, app, Some(layer)).await;
     let refused = Arc::new(AtomicUsize::new(0));
     let stayed = Arc::new(AtomicUsize::new(0));
+    let gone = Arc::new(AtomicUsize::new(0));
     let crowd = CROWD
         .into_iter()
         .flat_map(|(protocol, connections, clients)| {
             (0..connections).map(move |number| (protocol, number, clients))
         });
     let crowd = crowd.map(|(protocol, number, clients)| {
-        let (refused, stayed) = (refused.clone(), stayed.clone());
+        let (refused, stayed, gone) = (refused.clone(), stayed.clone(), gone.clone());
         let gates = gates.subscribe();
         tokio::spawn(async move {
             let connection = Connection::open(server.address, protocol).await;
             let connection = Mutex::new(connection);
             let visits = (0..clients).map(|client| {
                 let way = WAYS[(number + client) % WAYS.len()];
-                visit(&connection, way, [&refused, &stayed], gates.clone())
+                let visit = visit(&connection, way, [&refused, &stayed], gates.clone());
+                visit.map(|()| gone.fetch_add(1, Relaxed))
             });
             join_all(visits).await;
         })
@@ -896,7 +898,9 @@ async fn two_thousand_clients_on_a_thousand_places() {
     gates.send_replace(true);
     let stay = CLIENTS / WAYS.len();
     until("only those stay that have no end", || {
-        limit.open() == stay && alive.now() == stay && stayed.load(Relaxed) == stay
+        // nobody is on the way back, who would meet the drain
+        let all = gone.load(Relaxed) == CLIENTS - stay && stayed.load(Relaxed) == stay;
+        all && limit.open() == stay && alive.now() == stay
     })
     .await;
     drain.start();
