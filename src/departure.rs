@@ -80,6 +80,11 @@ impl Departure {
         self.due
     }
 
+    /// How the stream must end at the boundary that was just reached in the bytes, if it must.
+    pub(crate) fn on_boundary(&self, complete: bool) -> Option<Ending> {
+        self.due.then(|| self.ending(Position::Boundary, complete))
+    }
+
     /// When to look again.
     pub(crate) fn next_deadline(&self, end_at: Instant) -> Instant {
         if self.due {

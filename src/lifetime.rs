@@ -162,10 +162,7 @@ impl Lifetime {
 
     /// How the stream must end at the boundary that was just reached in the bytes, if it must.
     pub(crate) fn on_boundary(&self, complete: bool) -> Option<Ending> {
-        let departure = &self.departure;
-        departure
-            .is_due()
-            .then(|| departure.ending(Position::Boundary, complete))
+        self.departure.on_boundary(complete)
     }
 
     pub(crate) fn next_deadline(&self) -> Instant {

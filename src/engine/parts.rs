@@ -1,5 +1,4 @@
 use bytes::Bytes;
-
 use tokio::time::Instant;
 
 use crate::{
