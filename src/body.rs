@@ -332,20 +332,15 @@ where
         // One of our layers further in has seen to it.
         let ours = Aborted::among_the_causes(&*error);
         let ending = ours.is_none().then(|| self.engine.on_upstream_end());
-        match ending.flatten() {
-            Some(Ending {
-                reason,
-                how: How::Clean,
-            }) => {
-                trace!(warn, "an answer has failed", error = error);
-                self.finish(reason, Stage::Ended);
-            }
-            Some(Ending { reason, .. }) => self.finish(reason, Stage::Failing(error)),
-            None => {
-                let reason = ours.unwrap_or(EndReason::Failed);
-                self.finish(reason, Stage::Failing(error));
-            }
-        }
+        let ending = ending.flatten();
+        let reason = ending.map(|ending| ending.reason).or(ours);
+        let stage = if ending.is_some_and(|ending| ending.how == How::Clean) {
+            trace!(warn, "an answer has failed", error = error);
+            Stage::Ended
+        } else {
+            Stage::Failing(error)
+        };
+        self.finish(reason.unwrap_or(EndReason::Failed), stage);
     }
 
     fn on_ending(&mut self, ending: Ending) {

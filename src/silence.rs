@@ -55,6 +55,7 @@ pub(crate) struct Silence {
     in_comment: bool,
 }
 
+/// How long an upstream is given that was asked for a last word; less where the limit is shorter.
 const LAST_WORD: Duration = Duration::from_millis(10);
 
 impl SilenceLayer {
