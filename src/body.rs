@@ -16,7 +16,7 @@ use crate::{
     aborted::Aborted,
     departure::{Ending, How},
     end::EndReason,
-    engine::Engine,
+    engine::{Engine, Opening},
     error::BoxError,
     flush::Flush,
     frames::{PollFrame, into_bytes, poll_passing},
@@ -59,7 +59,7 @@ struct Stream<B> {
     engine: Engine,
     slot: Slot<B>,
     /// Where the stream is watched for a client that does not read.
-    pulse: Option<(Arc<Pulse>, Waker)>,
+    pulse: Option<Box<(Arc<Pulse>, Waker)>>,
     timer: Timer,
     polls: u8,
     flush: Flush,
@@ -71,7 +71,7 @@ struct Stream<B> {
 enum Stage {
     Open,
     /// All data has been handed on, these come behind it.
-    Trailers(HeaderMap),
+    Trailers(Box<HeaderMap>),
     /// The error waits while what was handed on is written.
     Failing(BoxError),
     Ended,
@@ -93,7 +93,7 @@ enum Taken {
 
 /// How many frames a poll takes from upstream before others may run: a flood of empty frames would
 /// otherwise starve them.
-const FRAMES_PER_POLL: usize = 32;
+const FRAMES_PER_POLL: usize = 64;
 
 impl<B> SseBody<B> {
     pub(crate) fn untouched(body: B) -> Self {
@@ -112,15 +112,15 @@ impl<B> SseBody<B> {
 }
 
 impl<B: Send + 'static> SseBody<B> {
-    pub(crate) fn stream(body: B, mut engine: Engine) -> Self {
+    pub(crate) fn stream(body: B, mut opening: Opening) -> Self {
         let slot = Slot::new(body);
-        let held = engine.on_open(slot.relay(), &slot.reach());
+        let held = opening.on_open(slot.relay(), &slot.reach());
         let pulse = held.pulse().cloned();
         slot.hold(held);
         let stream = Stream {
-            engine,
+            engine: opening.engine,
             slot,
-            pulse: pulse.map(|pulse| (pulse.clone(), pulse.waker())),
+            pulse: pulse.map(|pulse| Box::new((pulse.clone(), pulse.waker()))),
             timer: Timer::default(),
             polls: 0,
             flush: Flush::default(),
@@ -177,35 +177,39 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
+    // Its registers are not saved for a body that passes.
+    #[inline(never)]
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
         if self.pulse.is_some() || self.engine.may_be_drained() {
             // Before the drain is asked whether it has started: a start that comes after that
             // question finds the waker here.
             self.slot.relay().set(cx.waker());
         }
-        let Some((pulse, waker)) = self.pulse.take() else {
+        let Some(watch) = self.pulse.take() else {
             return self.poll_next(cx);
         };
+        let (pulse, waker) = &*watch;
         pulse.on_poll();
-        let next = self.poll_next(&mut Context::from_waker(&waker));
+        let next = self.poll_next(&mut Context::from_waker(waker));
         if next.is_ready() {
             pulse.on_frame();
         }
-        self.pulse = Some((pulse, waker));
+        self.pulse = Some(watch);
         next
     }
 
     /// In this order, always: output, drain, life time, upstream, silence, and the heartbeat.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
         loop {
-            if let Some(bytes) = self.engine.take_output() {
-                return Poll::Ready(Some(Ok(Frame::data(self.tracked(bytes)))));
+            if self.engine.has_output() {
+                let output = self.engine.take_output();
+                return Poll::Ready(output.map(|bytes| Ok(Frame::data(self.tracked(bytes)))));
             }
-            if self.is_open() {
-                ready!(self.poll_open(cx));
-            } else {
+            if !self.is_open() {
+                self.engine.on_all_sent();
                 return self.poll_end(cx);
             }
+            ready!(self.poll_open(cx));
         }
     }
 
@@ -250,9 +254,12 @@ where
 
     /// Takes what is there now, and waits for nothing. Pending when that was all.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Taken> {
-        let mut body = self.slot.open();
+        let mut open = self.slot.open();
+        let Some(mut body) = open.body() else {
+            return Poll::Ready(Taken::End(Stage::Ended));
+        };
         for _ in 0..FRAMES_PER_POLL {
-            let frame = match ready!(body.poll_frame(cx)) {
+            let frame = match ready!(body.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Taken::Error(error.into())),
                 None => return Poll::Ready(Taken::End(Stage::Ended)),
@@ -263,7 +270,10 @@ where
                         return Poll::Ready(Taken::Ending(ending));
                     }
                 }
-                Err(Ok(trailers)) => return Poll::Ready(Taken::End(Stage::Trailers(trailers))),
+                Err(Ok(trailers)) => {
+                    let stage = Stage::Trailers(Box::new(trailers));
+                    return Poll::Ready(Taken::End(stage));
+                }
                 // Of a kind that nobody knows yet.
                 Err(Err(_)) => {}
             }
@@ -295,7 +305,7 @@ where
             ready!(self.flush.poll_written(&mut self.timer, cx));
         }
         Poll::Ready(match mem::replace(&mut self.stage, Stage::Ended) {
-            Stage::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+            Stage::Trailers(trailers) => Some(Ok(Frame::trailers(*trailers))),
             Stage::Failing(error) => Some(Err(error)),
             Stage::Open | Stage::Ended => None,
         })
@@ -349,6 +359,9 @@ where
             How::Clean | How::AsUpstream => Stage::Ended,
             How::Abort => Stage::Failing(Box::new(Aborted(reason))),
         };
+        if how == How::Abort && reason == EndReason::Expired {
+            self.flush.lose_track();
+        }
         self.finish(reason, stage);
     }
 

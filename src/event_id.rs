@@ -229,6 +229,11 @@ impl EventIds {
         (self.track || self.next.is_some()).then_some(self)
     }
 
+    /// Whether events without an id get one.
+    pub(crate) fn numbers(&self) -> bool {
+        self.next.is_some()
+    }
+
     pub(crate) fn on_field(&mut self, field: &Field<'_>) {
         if field.name != b"id" {
             return;

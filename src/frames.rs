@@ -12,6 +12,7 @@ use crate::error::BoxError;
 pub(crate) type PollFrame<D, E> = Poll<Option<Result<Frame<D>, E>>>;
 
 /// The next frame of a body that passes as it is.
+#[inline]
 pub(crate) fn poll_passing<B>(body: Pin<&mut B>, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError>
 where
     B: Body,

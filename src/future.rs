@@ -80,7 +80,7 @@ where
                 let body = match concerns.on_response(&mut head, exchange) {
                     Handling::Untouched => SseBody::untouched(body),
                     Handling::Replaced(bytes) => SseBody::replaced(bytes),
-                    Handling::Stream(engine) => SseBody::stream(body, engine),
+                    Handling::Stream(opening) => SseBody::stream(body, *opening),
                 };
                 (head, body)
             }

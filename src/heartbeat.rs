@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::response;
@@ -82,10 +82,11 @@ pub enum HeartbeatStart {
 /// The heartbeat of one stream.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
-    layer: HeartbeatLayer,
-    interval: Duration,
+    layer: Arc<HeartbeatLayer>,
     client: Client,
     carried_id: bool,
+    /// How many more events are looked at for an id.
+    looks: u8,
     start: HeartbeatStart,
     /// How long a silence may be: drawn anew for every heartbeat and not for every event, so that
     /// a busy stream only ever puts its deadline off, and its timer is left alone.
@@ -93,6 +94,10 @@ pub(crate) struct Heartbeat {
     /// When the silence is over; `None` while something was heard since the last look.
     due: Option<Instant>,
 }
+
+/// A service that gives its events ids gives them from the start. Beyond this many events without one,
+/// to read every line would be most of what a heartbeat costs.
+const LOOKS: u8 = 32;
 
 impl HeartbeatLayer {
     /// Every 15 seconds of silence, up to a tenth earlier.
@@ -164,27 +169,34 @@ impl HeartbeatLayer {
     }
 
     pub(crate) fn on_response(
-        &self,
+        self: &Arc<Self>,
         response: &response::Parts,
         client: Client,
     ) -> Option<Heartbeat> {
-        let layer = response.extensions.get().unwrap_or(self);
-        let interval = layer.interval?;
+        let own = response.extensions.get::<Self>();
+        let layer = own.map_or_else(|| self.clone(), |own| Arc::new(own.clone()));
+        layer.interval?;
         let heartbeat = Heartbeat {
-            layer: layer.clone(),
-            interval,
             client,
             carried_id: false,
+            looks: LOOKS,
             start: layer.start,
-            wait: layer.jitter.earlier(interval),
+            wait: layer.wait(),
+            layer,
             due: None,
         };
         (heartbeat.shape() != HeartbeatShape::Silent).then_some(heartbeat)
+    }
+
+    /// How long a silence may be.
+    fn wait(&self) -> Duration {
+        self.jitter.earlier(self.interval.unwrap_or(Duration::MAX))
     }
 }
 
 impl Heartbeat {
     /// Anything from the service ends the silence, its own comments too.
+    #[inline]
     pub(crate) fn on_data(&mut self) {
         self.due = None;
         if self.start == HeartbeatStart::AtOnce {
@@ -199,15 +211,31 @@ impl Heartbeat {
     /// `numbered` says that the block got an id from us.
     pub(crate) fn on_event_end(&mut self, block: &BlockEnd, numbered: bool) {
         self.carried_id |= numbered;
-        if block.data && self.start == HeartbeatStart::AfterFirstEvent {
-            self.start = HeartbeatStart::AfterSilence;
+        if block.data {
+            self.on_events(1);
+            if self.start == HeartbeatStart::AfterFirstEvent {
+                self.start = HeartbeatStart::AfterSilence;
+            }
         }
     }
 
-    /// Whether the next frame must be read line by line.
+    /// Events without ids.
+    #[inline]
+    pub(crate) fn on_events(&mut self, events: u64) {
+        let seen = u8::try_from(events).unwrap_or(u8::MAX);
+        self.looks = self.looks.saturating_sub(seen);
+    }
+
+    /// Whether the first event is still to come, which starts it.
     pub(crate) fn needs_lines(&self) -> bool {
         self.start == HeartbeatStart::AfterFirstEvent
-            || !self.carried_id && self.shape() == HeartbeatShape::CommentBlock && self.is_auto()
+    }
+
+    /// Whether it is still open which shape this stream bears.
+    pub(crate) fn needs_events(&self) -> bool {
+        self.looks > 0
+            && self.layer.shape == HeartbeatShape::Auto
+            && self.shape() == HeartbeatShape::CommentBlock
     }
 
     pub(crate) fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
@@ -232,7 +260,7 @@ impl Heartbeat {
             self.start = HeartbeatStart::AfterSilence;
         }
         self.due = None;
-        self.wait = self.layer.jitter.earlier(self.interval);
+        self.wait = self.layer.wait();
         match at {
             _ if self.start == HeartbeatStart::AfterFirstEvent => None,
             Position::Boundary => Some((self.shape(), self.bytes(end))),
@@ -253,10 +281,6 @@ impl Heartbeat {
 
     fn may_interrupt(&self) -> bool {
         self.layer.inside_events && self.shape() != HeartbeatShape::BlankLines
-    }
-
-    fn is_auto(&self) -> bool {
-        self.layer.shape == HeartbeatShape::Auto
     }
 
     fn shape(&self) -> HeartbeatShape {

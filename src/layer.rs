@@ -67,7 +67,7 @@ impl SseLayer {
             concerns: Concerns {
                 headers: Some(HeadersLayer::new()),
                 compression: Some(CompressionBypassLayer::new()),
-                heartbeat: Some(HeartbeatLayer::new()),
+                heartbeat: Some(Arc::new(HeartbeatLayer::new())),
                 event_id: Some(EventIdLayer::new().track(false)),
                 ..Concerns::default()
             },
@@ -120,7 +120,7 @@ impl<R, E> SseLayer<R, E> {
 
     /// Heartbeats, by their interval or by all their settings. Default: [`HeartbeatLayer::new`].
     pub fn heartbeat(mut self, layer: impl Into<HeartbeatLayer>) -> Self {
-        self.concerns.heartbeat = Some(layer.into());
+        self.concerns.heartbeat = Some(Arc::new(layer.into()));
         self
     }
 
@@ -225,7 +225,9 @@ impl<S> Layer<S> for HeartbeatLayer {
     type Service = SseService<S>;
 
     fn layer(&self, inner: S) -> SseService<S> {
-        only(inner, |concerns| concerns.heartbeat = Some(self.clone()))
+        only(inner, |concerns| {
+            concerns.heartbeat = Some(Arc::new(self.clone()))
+        })
     }
 }
 

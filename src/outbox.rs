@@ -1,6 +1,6 @@
 use std::{collections::VecDeque, mem};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 /// Bytes on their way down, joined to few frames.
 ///
@@ -9,11 +9,11 @@ use bytes::{Bytes, BytesMut};
 /// is ready at once is joined, a lone piece goes on as it is, and a large one is never copied.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
+    /// To which nothing is added any more.
     frames: VecDeque<Output>,
     /// The frame that small pieces still go to, and the events in it.
     last: Last,
     last_events: u64,
-    len: usize,
 }
 
 /// A frame that is handed on.
@@ -30,17 +30,22 @@ enum Last {
     Empty,
     /// One piece, which is not copied unless another follows.
     Lone(Bytes),
-    Joined(BytesMut),
+    Joined(Vec<u8>),
 }
 
-/// A frame is not joined beyond this, and no more is taken from upstream before it is gone.
+/// A frame is not joined beyond this.
 const FULL: usize = 16 * 1024;
+
+/// Where two pieces are joined there is room for some more of their size, and for as much as this:
+/// what grows is copied again.
+const ROOM: usize = 2 * 1024;
 
 /// From here on a copy costs more than a buffer of its own.
 const LARGE: usize = 4 * 1024;
 
 impl Outbox {
     /// Bytes in which no event ends.
+    #[inline]
     pub(crate) fn push(&mut self, piece: Bytes) {
         self.push_events(piece, 0);
     }
@@ -50,49 +55,55 @@ impl Outbox {
     ///
     /// Joined here and not when it is taken: many small pieces would otherwise weigh far more than
     /// their bytes.
+    #[inline]
     pub(crate) fn push_events(&mut self, piece: Bytes, events: u64) {
+        match &mut self.last {
+            // The way of nearly all of a burst.
+            Last::Joined(frame) if joins(frame.len(), piece.len()) => {
+                frame.extend_from_slice(&piece);
+                self.last_events += events;
+            }
+            _ => self.push_slowly(piece, events),
+        }
+    }
+
+    fn push_slowly(&mut self, piece: Bytes, events: u64) {
         if piece.is_empty() {
             return;
         }
-        self.len += piece.len();
-        if piece.len() >= LARGE || self.last.len() + piece.len() > FULL {
+        if !self.last.takes(piece.len()) {
             self.close_last();
         }
-        if piece.len() >= LARGE {
-            let bytes = piece;
-            self.frames.push_back(Output { bytes, events });
-        } else {
-            self.last.join(piece);
-            self.last_events += events;
-        }
+        self.last.join(piece);
+        self.last_events += events;
     }
 
     /// The next frame, never empty.
     pub(crate) fn take(&mut self) -> Option<Output> {
-        if self.frames.is_empty() {
-            self.close_last();
-        }
-        let frame = self.frames.pop_front()?;
-        self.len -= frame.bytes.len();
-        Some(frame)
+        self.frames.pop_front().or_else(|| self.take_last())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.frames.is_empty() && self.last.is_empty()
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.len >= FULL
+        !self.frames.is_empty() || self.last.len() >= FULL
     }
 
     fn close_last(&mut self) {
+        let last = self.take_last();
+        self.frames.extend(last);
+    }
+
+    fn take_last(&mut self) -> Option<Output> {
         let bytes = match mem::take(&mut self.last) {
-            Last::Empty => return,
+            Last::Empty => return None,
             Last::Lone(piece) => piece,
-            Last::Joined(frame) => frame.freeze(),
+            Last::Joined(frame) => frame.into(),
         };
         let events = mem::take(&mut self.last_events);
-        self.frames.push_back(Output { bytes, events });
+        Some(Output { bytes, events })
     }
 }
 
@@ -105,21 +116,37 @@ impl Last {
         }
     }
 
-    fn join(&mut self, piece: Bytes) {
-        *self = match mem::take(self) {
-            Self::Empty => Self::Lone(piece),
-            Self::Lone(first) => {
-                let mut frame = BytesMut::with_capacity(2 * (first.len() + piece.len()));
-                frame.extend_from_slice(&first);
-                frame.extend_from_slice(&piece);
-                Self::Joined(frame)
-            }
-            Self::Joined(mut frame) => {
-                frame.extend_from_slice(&piece);
-                Self::Joined(frame)
-            }
-        };
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
     }
+
+    /// Whether so many bytes may be added.
+    fn takes(&self, len: usize) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Lone(first) => first.len() < LARGE && joins(first.len(), len),
+            Self::Joined(frame) => joins(frame.len(), len),
+        }
+    }
+
+    fn join(&mut self, piece: Bytes) {
+        match self {
+            Self::Joined(frame) => frame.extend_from_slice(&piece),
+            Self::Empty => *self = Self::Lone(piece),
+            Self::Lone(first) => {
+                let room = 8 * (first.len() + piece.len());
+                let mut frame = Vec::with_capacity(room.clamp(ROOM, FULL));
+                frame.extend_from_slice(first);
+                frame.extend_from_slice(&piece);
+                *self = Self::Joined(frame);
+            }
+        }
+    }
+}
+
+/// Whether so many bytes are worth a copy to a frame that has `joined` already.
+fn joins(joined: usize, len: usize) -> bool {
+    len < LARGE && joined + len <= FULL
 }
 
 #[cfg(test)]
@@ -134,7 +161,7 @@ mod tests {
         let frames: Vec<_> = std::iter::from_fn(|| outbox.take())
             .map(|frame| frame.bytes.len())
             .collect();
-        assert!(outbox.is_empty() && outbox.len == 0);
+        assert!(outbox.is_empty());
         frames
     }
 

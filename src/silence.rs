@@ -105,8 +105,8 @@ impl SilenceLayer {
 }
 
 impl Silence {
-    /// Bytes that cannot be read.
-    pub(crate) fn on_opaque(&mut self) {
+    /// An event, or bytes that cannot be read.
+    pub(crate) fn on_event(&mut self) {
         self.due = None;
     }
 

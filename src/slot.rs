@@ -3,15 +3,11 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak},
-    task::{Context, Poll},
 };
-
-use http_body::Body;
 
 use crate::{
     end::EndReason,
     engine::Held,
-    frames::PollFrame,
     reach::{Reach, Relay},
     trace::trace,
 };
@@ -89,13 +85,11 @@ impl<B> Slot<B> {
     }
 }
 
-impl<B: Body> Open<'_, B> {
-    /// The next frame; an emptied slot has ended.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<B::Data, B::Error> {
-        match &mut *self.0 {
-            Some(content) => content.body.as_mut().poll_frame(cx),
-            None => Poll::Ready(None),
-        }
+impl<B> Open<'_, B> {
+    /// None if the slot was emptied.
+    pub(crate) fn body(&mut self) -> Option<Pin<&mut B>> {
+        let content = self.0.as_mut()?;
+        Some(content.body.as_mut())
     }
 }
 

@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{request, response};
 
-use super::{Engine, Held, parts::Parts};
+use super::{Engine, Held, Opening, parts::Parts};
 use crate::{
     client::Client,
     compression::CompressionBypassLayer,
@@ -29,7 +31,7 @@ use crate::{
 pub(crate) struct Concerns {
     pub(crate) headers: Option<HeadersLayer>,
     pub(crate) compression: Option<CompressionBypassLayer>,
-    pub(crate) heartbeat: Option<HeartbeatLayer>,
+    pub(crate) heartbeat: Option<Arc<HeartbeatLayer>>,
     pub(crate) event_id: Option<EventIdLayer>,
     pub(crate) truncation: Option<TruncationLayer>,
     pub(crate) silence: Option<SilenceLayer>,
@@ -59,16 +61,12 @@ pub(crate) type Refused = Box<(response::Parts, Bytes)>;
 
 /// What becomes of a response's body.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once, into the box of its stream"
-)]
 pub(crate) enum Handling {
     /// It passes as it is.
     Untouched,
     /// It is dropped for these bytes.
     Replaced(Bytes),
-    Stream(Engine),
+    Stream(Box<Opening>),
 }
 
 impl Concerns {
@@ -145,15 +143,18 @@ impl Concerns {
         if !wraps {
             return Handling::Untouched;
         }
-        let held = Held {
-            watched: None,
-            _permit: permit,
-            tally,
-            sent: None,
+        let verdict = response.extensions.remove();
+        let opening = Opening {
+            engine: Engine::new(kind, parts, tally.clone(), verdict),
+            held: Held {
+                watched: None,
+                _permit: permit,
+                tally,
+                sent: None,
+            },
+            stall: self.stall.clone(),
         };
-        let verdict = response.extensions.remove().unwrap_or_default();
-        let stall = self.stall.clone();
-        Handling::Stream(Engine::new(kind, parts, held, stall, verdict))
+        Handling::Stream(Box::new(opening))
     }
 
     /// A response that is not refused, whether it is a stream or not.
@@ -228,12 +229,16 @@ impl Concerns {
             silence: self
                 .silence
                 .as_ref()
-                .map(|layer| layer.on_response(response, exchange.silence_protocol)),
-            lifetime: lifetime.and_then(|(layer, term)| layer.on_response(response, client, term)),
+                .map(|layer| layer.on_response(response, exchange.silence_protocol))
+                .map(Box::new),
+            lifetime: lifetime
+                .and_then(|(layer, term)| layer.on_response(response, client, term))
+                .map(Box::new),
             drain: self
                 .drain
                 .as_ref()
-                .map(|layer| layer.on_response(response, client)),
+                .map(|layer| layer.on_response(response, client))
+                .map(Box::new),
             ..Parts::default()
         };
         if kind == EventStream::Plain {
@@ -245,7 +250,8 @@ impl Concerns {
     /// The parts that read the stream, or write into it.
     fn add_readers(&self, parts: &mut Parts, response: &mut response::Parts, exchange: Exchange) {
         let client = exchange.client;
-        parts.ids = exchange.ids.and_then(|ids| ids.on_response(response));
+        let ids = exchange.ids.and_then(|ids| ids.on_response(response));
+        parts.ids = ids.map(Box::new);
         let heartbeat = self.heartbeat.as_ref();
         parts.heartbeat = heartbeat.and_then(|layer| layer.on_response(response, client));
         let truncation = self.truncation.as_ref();
@@ -255,10 +261,10 @@ impl Concerns {
         parts.truncation = truncation;
         let minded = parts.departures().any(Departure::minds_the_answer);
         let terminal = terminal.or(minded.then_some(Terminal::Any));
-        parts.answer = terminal.map(Answer::new);
+        parts.answer = terminal.map(Answer::new).map(Box::new);
         let lifetime = self.lifetime.as_ref().filter(|_| parts.lifetime.is_some());
         let hint = lifetime.and_then(LifetimeLayer::hint);
         let drain = self.drain.as_ref().and_then(DrainLayer::hint);
-        parts.retry = Retry::new(client, hint, drain);
+        parts.retry = Retry::new(client, hint, drain).map(Box::new);
     }
 }

@@ -21,6 +21,16 @@ pub(super) struct Lines<'a> {
     ending: Option<Ending>,
 }
 
+/// What is left of a frame whose lines were read.
+pub(super) struct Rest {
+    /// What is behind this goes down, unless the stream ends.
+    pub(super) from: usize,
+    pub(super) events: u64,
+    /// A blank line was dropped whose LF may still come.
+    pub(super) dropped: bool,
+    pub(super) ending: Option<Ending>,
+}
+
 impl<'a> Lines<'a> {
     pub(super) fn new(frame: &'a Bytes, parts: &'a mut Parts, outbox: &'a mut Outbox) -> Self {
         Self {
@@ -65,10 +75,10 @@ impl<'a> Lines<'a> {
             self.hand_over(block.blank.start);
             self.handed = block.blank.end;
         } else {
-            for line in self.parts.on_event_end(block).into_iter().flatten() {
-                self.hand_over(block.blank.start);
-                self.outbox.push(line);
-            }
+            let id = self.parts.on_event_end(block);
+            self.insert(id, block);
+            let retry = block.data.then(|| self.parts.retry_line(block.line_end));
+            self.insert(retry.flatten(), block);
         }
         self.events += u64::from(block.data);
         let cut = &self.frame[block.blank.start..] == b"\r";
@@ -76,6 +86,14 @@ impl<'a> Lines<'a> {
         // Where an LF may still come, the stream ends behind it.
         if !cut || block.line_end == LineEnd::Cr {
             self.on_boundary(block.blank.end);
+        }
+    }
+
+    /// As the last line of the block.
+    fn insert(&mut self, line: Option<Bytes>, block: &BlockEnd) {
+        if let Some(line) = line {
+            self.hand_over(block.blank.start);
+            self.outbox.push(line);
         }
     }
 
@@ -95,12 +113,12 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// The rest goes down, unless the stream ends here. Tells whether a blank line was dropped
-    /// whose LF may still come.
-    pub(super) fn finish(mut self) -> (bool, Option<Ending>) {
-        if self.ending.is_none() {
-            self.hand_over(self.frame.len());
+    pub(super) fn finish(self) -> Rest {
+        Rest {
+            from: self.handed,
+            events: self.events,
+            dropped: self.dropped,
+            ending: self.ending,
         }
-        (self.dropped, self.ending)
     }
 }

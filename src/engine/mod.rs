@@ -25,11 +25,14 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use tokio::time::Instant;
 
 pub(crate) use self::concerns::{Concerns, Exchange, Handling, Refused};
-use self::{lines::Lines, parts::Parts};
+use self::{
+    lines::{Lines, Rest},
+    parts::Parts,
+};
 use crate::{
     departure::{Departure, Ending},
     detect::EventStream,
@@ -56,16 +59,33 @@ pub(crate) struct Engine {
     scanner: Scanner,
     parts: Parts,
     outbox: Outbox,
-    /// Until the stream opens.
-    held: Held,
-    stall: Option<StallLayer>,
     tally: Option<Arc<Tally>>,
+    depth: Depth,
     /// The client has had bytes that are not the service's.
     spoken: bool,
     /// A blank line was dropped of which the last frame has only the CR: its LF goes too.
     dropped: bool,
-    verdict: Verdict,
+    verdict: Option<Verdict>,
     ended: Option<EndReason>,
+}
+
+/// How closely a stream is read: as little as its parts need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// Every line is told to every part. Also what is not known.
+    Lines,
+    /// Nearly all frames are events that mean nothing to any part but their number.
+    Events,
+    /// Only the ends of frames.
+    Ends,
+}
+
+/// A stream that is about to open.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) engine: Engine,
+    held: Held,
+    stall: Option<StallLayer>,
 }
 
 /// What a stream holds while its service's body is there, given back when that goes: in this order,
@@ -78,13 +98,27 @@ pub(crate) struct Held {
     sent: Option<LastSentId>,
 }
 
+impl Opening {
+    /// Lets those reach the stream who may end it from outside, and hands over what it holds.
+    pub(crate) fn on_open(&mut self, relay: &Arc<Relay>, stream: &Weak<dyn Reach>) -> Held {
+        let parts = &mut self.engine.parts;
+        if let Some(drain) = &mut parts.drain {
+            drain.on_open(stream.clone());
+        }
+        let mut held = mem::take(&mut self.held);
+        let stall = self.stall.take();
+        held.watched = stall.map(|stall| stall.watch(relay.clone(), stream.clone()));
+        held.sent = parts.ids.as_deref().and_then(EventIds::sent).cloned();
+        held
+    }
+}
+
 impl Engine {
     fn new(
         kind: EventStream,
         parts: Parts,
-        held: Held,
-        stall: Option<StallLayer>,
-        verdict: Verdict,
+        tally: Option<Arc<Tally>>,
+        verdict: Option<Verdict>,
     ) -> Self {
         trace!(debug, "event stream opened", kind = kind);
         Self {
@@ -93,9 +127,8 @@ impl Engine {
             scanner: Scanner::new(),
             parts,
             outbox: Outbox::default(),
-            tally: held.tally.clone(),
-            held,
-            stall,
+            tally,
+            depth: Depth::Lines,
             spoken: false,
             dropped: false,
             verdict,
@@ -103,37 +136,20 @@ impl Engine {
         }
     }
 
-    /// Lets those reach the stream who may end it from outside, and hands over what it holds.
-    pub(crate) fn on_open(&mut self, relay: &Arc<Relay>, stream: &Weak<dyn Reach>) -> Held {
-        if let Some(drain) = &mut self.parts.drain {
-            drain.on_open(stream.clone());
-        }
-        let mut held = mem::take(&mut self.held);
-        let stall = self.stall.take();
-        held.watched = stall.map(|stall| stall.watch(relay.clone(), stream.clone()));
-        held.sent = self.parts.ids.as_ref().and_then(EventIds::sent).cloned();
-        held
-    }
-
     /// Whether a drain may have to wake the stream.
     pub(crate) fn may_be_drained(&self) -> bool {
         self.parts.drain.is_some()
     }
 
-    /// Whether the stream may be broken off behind the next frame. Not for its silence: what was sent
-    /// before that has had all its limit to be written.
+    /// Whether the stream may be broken off behind the next frame, so that it must be seen when that is
+    /// written. Not for its silence: what was sent before has had all its limit. Nor for the end of its
+    /// life time, which can wait for frames that nobody has watched.
     pub(crate) fn may_break_off(&self) -> bool {
         let Parts {
-            truncation,
-            lifetime,
-            drain,
-            ..
+            truncation, drain, ..
         } = &self.parts;
         truncation.as_ref().is_some_and(Truncation::may_break_off)
-            || lifetime
-                .as_ref()
-                .is_some_and(|part| part.departure().minds_the_answer())
-            || drain.as_ref().is_some_and(Watcher::has_started)
+            || drain.as_deref().is_some_and(Watcher::has_started)
     }
 
     /// What must happen before upstream is heard, so that one that is always ready cannot outlive
@@ -144,16 +160,20 @@ impl Engine {
         unwatched: bool,
         now: impl FnOnce() -> Instant,
     ) -> Option<Ending> {
-        let drained = self.parts.drain.as_ref().is_some_and(Watcher::has_started);
+        let drain = self.parts.drain.as_deref();
+        let drained = drain.is_some_and(Watcher::has_started);
         let due = self.parts.departures().any(Departure::is_due);
-        if drained || due || unwatched && self.parts.lifetime.is_some() {
+        let ending = if drained || due || unwatched && self.parts.lifetime.is_some() {
             self.on_time(now())
         } else {
             None
-        }
+        };
+        self.depth = self.needed_depth();
+        ending
     }
 
     /// A frame from upstream. The stream may end in it; then what is behind the end is dropped.
+    #[inline]
     pub(crate) fn on_data(&mut self, frame: Bytes) -> Option<Ending> {
         if frame.is_empty() {
             return None;
@@ -161,32 +181,72 @@ impl Engine {
         if let Some(heartbeat) = &mut self.parts.heartbeat {
             heartbeat.on_data();
         }
+        match self.depth {
+            Depth::Ends => {
+                self.on_end_of(frame);
+                None
+            }
+            Depth::Events => self.on_events(frame),
+            Depth::Lines => self.on_frame(frame),
+        }
+    }
+
+    #[inline]
+    fn on_end_of(&mut self, frame: Bytes) {
+        self.tell_silence(&frame);
+        self.scanner.skim(&frame);
+        self.outbox.push(frame);
+    }
+
+    fn on_events(&mut self, frame: Bytes) -> Option<Ending> {
+        let parts = &mut self.parts;
+        let events = self
+            .scanner
+            .pass_events(&frame, |field| parts.is_minded(field));
+        let Some(events) = events else {
+            return self.on_frame(frame);
+        };
+        parts.on_events(events);
+        self.outbox.push_events(frame, events);
+        None
+    }
+
+    /// The slow way of a frame.
+    fn on_frame(&mut self, frame: Bytes) -> Option<Ending> {
         if self.kind == EventStream::Opaque {
             if let Some(silence) = &mut self.parts.silence {
-                silence.on_opaque();
+                silence.on_event();
             }
             self.outbox.push(frame);
             return None;
         }
-        let frame = self.bom.strip(frame, self.spoken);
+        let frame = if self.bom.has_passed() {
+            frame
+        } else {
+            self.bom.strip(frame, self.spoken)
+        };
         if frame.is_empty() {
             return None;
         }
+        self.tell_silence(&frame);
+        self.on_lines(frame)
+    }
+
+    #[inline]
+    fn tell_silence(&mut self, frame: &[u8]) {
         if let Some(silence) = &mut self.parts.silence {
             let in_event = self.scanner.is_in_event();
-            silence.on_data(&frame, self.scanner.position(), in_event);
+            silence.on_data(frame, self.scanner.position(), in_event);
         }
-        if self.tally.is_some() || self.parts.needs_lines() {
-            return self.on_lines(&frame);
-        }
-        self.scanner.skim(&frame);
-        self.outbox.push(frame);
-        None
     }
 
     /// Upstream has ended, or failed: how the stream ends, if not in the same way.
     pub(crate) fn on_upstream_end(&mut self) -> Option<Ending> {
-        let complete = self.parts.answer.as_ref().is_some_and(Answer::was_complete);
+        let complete = self
+            .parts
+            .answer
+            .as_deref()
+            .is_some_and(Answer::was_complete);
         let truncation = self.parts.truncation.as_ref().filter(|_| !complete)?;
         let (ending, last) = truncation.on_upstream_end(self.is_between_events());
         self.say_last(&last);
@@ -195,7 +255,8 @@ impl Engine {
 
     /// What it means that upstream has ended properly.
     pub(crate) fn verdict(&self) -> EndReason {
-        self.verdict.reason()
+        let verdict = self.verdict.as_ref();
+        verdict.map_or(EndReason::Complete, Verdict::reason)
     }
 
     /// Upstream has nothing: the stream may have to end for that, or gets a heartbeat.
@@ -242,22 +303,22 @@ impl Engine {
     /// Nobody will take anything any more.
     pub(crate) fn on_drop(&mut self, reason: EndReason) {
         self.finish(reason);
-        if let (Some(tally), Some(reason)) = (&self.tally, self.ended) {
-            tally.end(reason);
-        }
+        self.on_all_sent();
     }
 
     pub(crate) fn take_output(&mut self) -> Option<Bytes> {
-        let output = self.outbox.take();
+        let output = self.outbox.take()?;
         if let Some(tally) = &self.tally {
-            match (&output, self.ended) {
-                (Some(output), _) => tally.on_sent(output),
-                // Only now all is counted that was sent.
-                (None, Some(reason)) => tally.end(reason),
-                (None, None) => {}
-            }
+            tally.on_sent(&output);
         }
-        output.map(|output| output.bytes)
+        Some(output.bytes)
+    }
+
+    /// The stream has ended, and all output is gone: only now all is counted that was sent.
+    pub(crate) fn on_all_sent(&self) {
+        if let (Some(tally), Some(reason)) = (&self.tally, self.ended) {
+            tally.end(reason);
+        }
     }
 
     pub(crate) fn has_output(&self) -> bool {
@@ -322,19 +383,37 @@ impl Engine {
         self.is_readable() && self.scanner.is_between_events()
     }
 
+    fn needed_depth(&self) -> Depth {
+        if !self.bom.has_passed() || self.parts.need_lines() {
+            Depth::Lines
+        } else if self.tally.is_some() || self.parts.need_events() {
+            Depth::Events
+        } else {
+            Depth::Ends
+        }
+    }
+
     fn is_readable(&self) -> bool {
         self.kind == EventStream::Plain && !self.bom.is_holding()
     }
 
-    fn on_lines(&mut self, frame: &Bytes) -> Option<Ending> {
-        let mut lines = Lines::new(frame, &mut self.parts, &mut self.outbox);
+    fn on_lines(&mut self, mut frame: Bytes) -> Option<Ending> {
+        let mut lines = Lines::new(&frame, &mut self.parts, &mut self.outbox);
         lines.on_start(&self.scanner, self.dropped);
-        self.scanner.scan(frame, |mark| lines.on_mark(&mark));
-        let (dropped, ending) = lines.finish();
+        self.scanner.scan(&frame, |mark| lines.on_mark(&mark));
+        let Rest {
+            from,
+            events,
+            dropped,
+            ending,
+        } = lines.finish();
         self.dropped = dropped;
         if ending.is_some() {
             // What was scanned behind the end does not go down.
             self.scanner = Scanner::new();
+        } else {
+            frame.advance(from);
+            self.outbox.push_events(frame, events);
         }
         ending
     }

@@ -15,18 +15,20 @@ use crate::{
 };
 
 /// What runs in one stream, in the order in which it hears of the bytes.
+///
+/// Most streams have a heartbeat and nothing else, so what is large has its place elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    pub(super) silence: Option<Silence>,
+    pub(super) silence: Option<Box<Silence>>,
     pub(super) truncation: Option<Truncation>,
-    pub(super) ids: Option<EventIds>,
-    pub(super) lifetime: Option<Lifetime>,
-    pub(super) drain: Option<Watcher>,
+    pub(super) ids: Option<Box<EventIds>>,
+    pub(super) lifetime: Option<Box<Lifetime>>,
+    pub(super) drain: Option<Box<Watcher>>,
     pub(super) heartbeat: Option<Heartbeat>,
     /// For those above who mind.
-    pub(super) answer: Option<Answer>,
+    pub(super) answer: Option<Box<Answer>>,
     /// From those who may end the stream before its service does.
-    pub(super) retry: Option<Retry>,
+    pub(super) retry: Option<Box<Retry>>,
 }
 
 impl Parts {
@@ -50,17 +52,48 @@ impl Parts {
             && heartbeat.is_none()
     }
 
-    pub(super) fn needs_lines(&self) -> bool {
+    /// Whether any line may mean something.
+    pub(super) fn need_lines(&self) -> bool {
+        self.retry.is_some()
+            || self.ids.as_deref().is_some_and(EventIds::numbers)
+            || self.answer.as_deref().is_some_and(Answer::needs_lines)
+            || self.heartbeat.as_ref().is_some_and(Heartbeat::needs_lines)
+            || self.departures().any(Departure::is_due)
+            || self.drain.as_deref().is_some_and(Watcher::has_started)
+    }
+
+    /// Whether events matter, or at least that there are some.
+    pub(super) fn need_events(&self) -> bool {
         self.ids.is_some()
             || self.answer.is_some()
-            || self.retry.is_some()
-            || self.departures().any(Departure::is_due)
-            || self.heartbeat.as_ref().is_some_and(Heartbeat::needs_lines)
+            || self.heartbeat.as_ref().is_some_and(Heartbeat::needs_events)
+    }
+
+    /// Whether a field of an event means something, where not every line does. Neither an id nor a
+    /// `retry` is asked about.
+    #[inline]
+    pub(super) fn is_minded(&self, field: &Field<'_>) -> bool {
+        let answer = self.answer.as_deref();
+        answer.is_some_and(|answer| answer.is_last(field))
+    }
+
+    /// So many events of which nothing was minded.
+    #[inline]
+    pub(super) fn on_events(&mut self, events: u64) {
+        if let Some(silence) = &mut self.silence {
+            silence.on_event();
+        }
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.on_events(events);
+        }
+        if let Some(answer) = &mut self.answer {
+            answer.on_events();
+        }
     }
 
     pub(super) fn departures(&self) -> impl Iterator<Item = &Departure> {
-        let lifetime = self.lifetime.as_ref().map(Lifetime::departure);
-        let drain = self.drain.as_ref().map(Watcher::departure);
+        let lifetime = self.lifetime.as_deref().map(Lifetime::departure);
+        let drain = self.drain.as_deref().map(Watcher::departure);
         lifetime.into_iter().chain(drain)
     }
 
@@ -80,8 +113,8 @@ impl Parts {
         }
     }
 
-    /// The lines that the block still needs.
-    pub(super) fn on_event_end(&mut self, block: &BlockEnd) -> [Option<Bytes>; 2] {
+    /// The id that the block still needs.
+    pub(super) fn on_event_end(&mut self, block: &BlockEnd) -> Option<Bytes> {
         let id = self.ids.as_mut().and_then(|ids| ids.on_event_end(block));
         if let Some(heartbeat) = &mut self.heartbeat {
             heartbeat.on_event_end(block, id.is_some());
@@ -89,8 +122,7 @@ impl Parts {
         if let Some(answer) = &mut self.answer {
             answer.on_event_end(block);
         }
-        let retry = block.data.then(|| self.retry_line(block.line_end));
-        [id, retry.flatten()]
+        id
     }
 
     /// The hint that the stream's first event still needs.
@@ -125,8 +157,8 @@ impl Parts {
     /// When one of them wants to be asked again, if nothing happens before.
     pub(super) fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         let deadlines = [
-            self.drain.as_ref().and_then(Watcher::next_deadline),
-            self.lifetime.as_ref().map(Lifetime::next_deadline),
+            self.drain.as_deref().and_then(Watcher::next_deadline),
+            self.lifetime.as_deref().map(Lifetime::next_deadline),
             self.silence.as_mut().map(|part| part.next_deadline(now)),
             self.heartbeat
                 .as_mut()
@@ -136,6 +168,6 @@ impl Parts {
     }
 
     fn is_complete(&self) -> bool {
-        self.answer.as_ref().is_some_and(Answer::is_complete)
+        self.answer.as_deref().is_some_and(Answer::is_complete)
     }
 }

@@ -80,8 +80,24 @@ impl Answer {
         }
     }
 
+    /// Whether the terminal event can only be told by its reader. That one is to be asked about
+    /// every field, and once.
+    pub(crate) fn needs_lines(&self) -> bool {
+        matches!(self.terminal, Terminal::Field(_))
+    }
+
+    /// Whether the field is of the terminal event.
+    pub(crate) fn is_last(&self, field: &Field<'_>) -> bool {
+        self.terminal.is(field)
+    }
+
+    /// Events that are not the terminal one.
+    pub(crate) fn on_events(&mut self) {
+        self.complete = false;
+    }
+
     pub(crate) fn on_field(&mut self, field: &Field<'_>) {
-        self.closing |= self.terminal.is(field);
+        self.closing |= self.is_last(field);
     }
 
     /// A block without data is nothing to a client.

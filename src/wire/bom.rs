@@ -22,9 +22,6 @@ impl Bom {
     /// The frame without the mark; empty while it cannot be told. `spoken` says that the client
     /// has had bytes of ours before, so that nothing is the start of its stream any more.
     pub(crate) fn strip(&mut self, frame: Bytes, spoken: bool) -> Bytes {
-        if self.passed {
-            return frame;
-        }
         let here = frame
             .iter()
             .zip(&MARKS[self.matched..])
@@ -39,6 +36,11 @@ impl Bom {
             Some(from) => frame.slice(from..),
             None => [held, &frame[here..]].concat().into(),
         }
+    }
+
+    /// Whether the start of the stream is over, so that all goes on as it is.
+    pub(crate) fn has_passed(&self) -> bool {
+        self.passed
     }
 
     /// What is held of a mark that never became whole.

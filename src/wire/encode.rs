@@ -42,15 +42,6 @@ impl LineEnd {
         self.as_str().as_bytes()
     }
 
-    /// The end of a line and the blank line behind it.
-    pub(super) fn blank(self) -> &'static [u8] {
-        match self {
-            Self::Lf => b"\n\n",
-            Self::CrLf => b"\r\n\r\n",
-            Self::Cr => b"\r\r",
-        }
-    }
-
     fn as_str(self) -> &'static str {
         match self {
             Self::Lf => "\n",

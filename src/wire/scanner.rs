@@ -1,4 +1,4 @@
-use std::ops::Range;
+use std::{mem, ops::Range};
 
 use memchr::memchr2;
 
@@ -168,7 +168,7 @@ impl Scanner {
                 on_mark(Mark::LineFeed);
             }
         }
-        while let Some(len) = memchr2(b'\n', b'\r', &frame[start..]) {
+        while let Some(len) = line_len(&frame[start..]) {
             let end = start + len;
             let line_end = match (frame[end], frame.get(end + 1)) {
                 (b'\n', _) => LineEnd::Lf,
@@ -186,16 +186,40 @@ impl Scanner {
         self.keep(&frame[start..]);
     }
 
+    /// Reads a frame of whole events if they are nothing but `data` and `event`, in lines that end with
+    /// LF, and if no field `is_minded`; and tells how many there are. `None` for any other: then
+    /// nothing was read, and [`scan`](Self::scan) will.
+    ///
+    /// Nearly all frames are such, and telling marks of each line costs several times the search for
+    /// their ends.
+    #[inline]
+    pub(crate) fn pass_events(
+        &mut self,
+        frame: &[u8],
+        is_minded: impl FnMut(&Field<'_>) -> bool,
+    ) -> Option<u64> {
+        let apart = self.started && self.cr == Cr::No && self.is_between_events();
+        if !apart || !frame.ends_with(b"\n\n") {
+            return None;
+        }
+        let events = plain_events(frame, is_minded)?;
+        self.pass_boundary(LineEnd::Lf);
+        Some(events)
+    }
+
     /// Reads only the last bytes of `frame`, enough to know the [`Position`]: the work does not
     /// grow with the frame. Where that is too little to be sure, it is not called a boundary.
+    #[inline]
     pub fn skim(&mut self, frame: &[u8]) {
         // Nearly all frames are whole events, and their last bytes say so.
-        for end in [LineEnd::Lf, LineEnd::CrLf] {
-            if frame.ends_with(end.blank()) {
-                self.pass_boundary(end);
-                return;
-            }
+        match frame {
+            [.., b'\n', b'\n'] => self.pass_boundary(LineEnd::Lf),
+            [.., b'\r', b'\n', b'\r', b'\n'] => self.pass_boundary(LineEnd::CrLf),
+            _ => self.skim_window(frame),
         }
+    }
+
+    fn skim_window(&mut self, frame: &[u8]) {
         let window = if shows_enough(last(frame, SKIM_WINDOW)) {
             SKIM_WINDOW
         } else {
@@ -234,34 +258,37 @@ impl Scanner {
         }
     }
 
+    /// A line ends of which `rest` is what this frame has.
     fn end_line(
         &mut self,
         rest: &[u8],
         terminator: Range<usize>,
         on_mark: &mut impl FnMut(Mark<'_>),
     ) {
-        let first = !std::mem::replace(&mut self.started, true);
-        let kept = !self.line.is_empty();
-        if kept {
-            self.keep(rest);
-        }
-        let line = if kept {
-            &self.line[..]
+        if self.started && self.line.is_empty() {
+            let line = &rest[..rest.len().min(LINE_LIMIT)];
+            let complete = line.len() < LINE_LIMIT;
+            let (block, line_end) = (&mut self.block, self.line_end);
+            block.on_line(line, complete, terminator, line_end, on_mark);
         } else {
-            &rest[..rest.len().min(LINE_LIMIT)]
-        };
+            self.end_kept_line(rest, terminator, on_mark);
+        }
+    }
+
+    /// The same for one that began in another frame, or is the first.
+    fn end_kept_line(
+        &mut self,
+        rest: &[u8],
+        terminator: Range<usize>,
+        on_mark: &mut impl FnMut(Mark<'_>),
+    ) {
+        let first = !mem::replace(&mut self.started, true);
+        self.keep(rest);
+        let line = &self.line[..];
         let complete = line.len() < LINE_LIMIT;
         let line = line.strip_prefix(BOM).filter(|_| first).unwrap_or(line);
-        match line.first() {
-            None => on_mark(Mark::BlockEnd(self.block.end(terminator, self.line_end))),
-            Some(b':') => self.block.comments = true,
-            Some(_) => {
-                let field = Field::parse(line, complete);
-                self.block.fields = true;
-                self.block.data |= field.name == b"data";
-                on_mark(Mark::Field(field));
-            }
-        }
+        let (block, line_end) = (&mut self.block, self.line_end);
+        block.on_line(line, complete, terminator, line_end, on_mark);
         self.line.clear();
     }
 
@@ -272,12 +299,32 @@ impl Scanner {
 }
 
 impl Block {
+    fn on_line(
+        &mut self,
+        line: &[u8],
+        complete: bool,
+        terminator: Range<usize>,
+        line_end: LineEnd,
+        on_mark: &mut impl FnMut(Mark<'_>),
+    ) {
+        match line.first() {
+            None => on_mark(Mark::BlockEnd(self.end(terminator, line_end))),
+            Some(b':') => self.comments = true,
+            Some(_) => {
+                let field = Field::parse(line, complete);
+                self.fields = true;
+                self.data |= field.name == b"data";
+                on_mark(Mark::Field(field));
+            }
+        }
+    }
+
     fn end(&mut self, blank: Range<usize>, line_end: LineEnd) -> BlockEnd {
         let Self {
             data,
             fields,
             comments,
-        } = std::mem::take(self);
+        } = mem::take(self);
         BlockEnd {
             blank,
             line_end,
@@ -290,16 +337,55 @@ impl Block {
 
 impl<'a> Field<'a> {
     fn parse(line: &'a [u8], complete: bool) -> Self {
-        let (name, value) = match memchr::memchr(b':', line) {
+        let (name, rest) = match memchr::memchr(b':', line) {
             Some(colon) => (&line[..colon], &line[colon + 1..]),
             None => (line, &[][..]),
         };
-        let value = value.strip_prefix(b" ").unwrap_or(value);
+        Self::new(name, rest, complete)
+    }
+
+    /// Of what is before the colon, and behind it.
+    fn new(name: &'a [u8], rest: &'a [u8], complete: bool) -> Self {
+        let value = rest.strip_prefix(b" ").unwrap_or(rest);
         Self {
             name,
             value,
             complete,
         }
+    }
+}
+
+fn plain_events(frame: &[u8], mut is_minded: impl FnMut(&Field<'_>) -> bool) -> Option<u64> {
+    let (mut rest, mut events, mut data) = (frame, 0, false);
+    while let Some(first) = rest.first() {
+        let name = match first {
+            // A blank line that ends no event is none of ours.
+            b'\n' if !mem::take(&mut data) => return None,
+            b'\n' => {
+                events += 1;
+                rest = &rest[1..];
+                continue;
+            }
+            b'd' if rest.starts_with(b"data:") => &rest[..4],
+            b'e' if rest.starts_with(b"event:") => &rest[..5],
+            _ => return None,
+        };
+        let end = memchr2(b'\n', b'\r', rest).filter(|end| rest[*end] == b'\n')?;
+        if is_minded(&Field::new(name, &rest[name.len() + 1..end], true)) {
+            return None;
+        }
+        data |= *first == b'd';
+        rest = &rest[end + 1..];
+    }
+    Some(events)
+}
+
+/// How long the first line is, if it ends in `rest`. Every other line is blank, and starting a search
+/// costs more than to see that.
+fn line_len(rest: &[u8]) -> Option<usize> {
+    match rest.first() {
+        Some(b'\n' | b'\r') => Some(0),
+        _ => memchr2(b'\n', b'\r', rest),
     }
 }
 
