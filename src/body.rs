@@ -61,24 +61,21 @@ struct Stream<B> {
     /// Where the stream is watched for a client that does not read.
     pulse: Option<Box<(Arc<Pulse>, Waker)>>,
     timer: Timer,
-    polls: u8,
-    flush: Flush,
+    flush: Option<Box<Flush>>,
     stage: Stage,
 }
 
-/// How far a stream is. Only while it is open is the inner body polled.
+/// How far a stream is. Only while it is open is the inner body polled. Boxed, or every stream would
+/// have room for what hardly any comes to.
 #[derive(Debug)]
 enum Stage {
     Open,
     /// All data has been handed on, these come behind it.
     Trailers(Box<HeaderMap>),
     /// The error waits while what was handed on is written.
-    Failing(BoxError),
+    Failing(Box<BoxError>),
     Ended,
 }
-
-/// How many polls may go by without a look at the clock.
-const POLLS_PER_LOOK: u8 = 16;
 
 /// What came from upstream.
 enum Taken {
@@ -113,17 +110,22 @@ impl<B> SseBody<B> {
 
 impl<B: Send + 'static> SseBody<B> {
     pub(crate) fn stream(body: B, mut opening: Opening) -> Self {
-        let slot = Slot::new(body);
-        let held = opening.on_open(slot.relay(), &slot.reach());
-        let pulse = held.pulse().cloned();
-        slot.hold(held);
+        let mut pulse = None;
+        let slot = if opening.is_shared() {
+            Slot::shared(body, |relay, reach| {
+                let held = opening.on_open(relay, reach);
+                pulse = held.pulse().cloned();
+                held
+            })
+        } else {
+            Slot::own(body)
+        };
         let stream = Stream {
             engine: opening.engine,
             slot,
             pulse: pulse.map(|pulse| Box::new((pulse.clone(), pulse.waker()))),
             timer: Timer::default(),
-            polls: 0,
-            flush: Flush::default(),
+            flush: None,
             stage: Stage::Open,
         };
         Self {
@@ -183,7 +185,7 @@ where
         if self.pulse.is_some() || self.engine.may_be_drained() {
             // Before the drain is asked whether it has started: a start that comes after that
             // question finds the waker here.
-            self.slot.relay().set(cx.waker());
+            self.slot.set_waker(cx.waker());
         }
         let Some(watch) = self.pulse.take() else {
             return self.poll_next(cx);
@@ -219,10 +221,8 @@ where
             self.on_freed(reason);
             return Poll::Ready(());
         }
-        // Nor does a timer fire where the one who polls never lets go.
-        self.polls = self.polls.wrapping_add(1);
-        let unwatched = !self.timer.is_running() || self.polls.is_multiple_of(POLLS_PER_LOOK);
-        if let Some(ending) = self.engine.on_poll(unwatched, Instant::now) {
+        let watched = self.timer.is_running();
+        if let Some(ending) = self.engine.on_poll(watched, Instant::now) {
             self.on_ending(ending);
             return Poll::Ready(());
         }
@@ -302,11 +302,12 @@ where
     /// What comes when all output is gone.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
         if let Stage::Failing(_) = self.stage {
-            ready!(self.flush.poll_written(&mut self.timer, cx));
+            let flush = self.flush.get_or_insert_default();
+            ready!(flush.poll_written(&mut self.timer, cx));
         }
         Poll::Ready(match mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Trailers(trailers) => Some(Ok(Frame::trailers(*trailers))),
-            Stage::Failing(error) => Some(Err(error)),
+            Stage::Failing(error) => Some(Err(*error)),
             Stage::Open | Stage::Ended => None,
         })
     }
@@ -314,7 +315,7 @@ where
     /// Nobody read it. What was handed on may end anywhere.
     fn on_freed(&mut self, reason: EndReason) {
         // What was handed on before lies with the server, untracked.
-        self.flush.lose_track();
+        self.flush.get_or_insert_default().lose_track();
         let how = if reason == EndReason::Drained {
             How::Clean
         } else {
@@ -348,7 +349,7 @@ where
             trace!(warn, "an answer has failed", error = error);
             Stage::Ended
         } else {
-            Stage::Failing(error)
+            Stage::Failing(Box::new(error))
         };
         self.finish(reason.unwrap_or(EndReason::Failed), stage);
     }
@@ -357,18 +358,18 @@ where
         let Ending { reason, how } = ending;
         let stage = match how {
             How::Clean | How::AsUpstream => Stage::Ended,
-            How::Abort => Stage::Failing(Box::new(Aborted(reason))),
+            How::Abort => Stage::Failing(Box::new(Aborted(reason).into())),
         };
         if how == How::Abort && reason == EndReason::Expired {
-            self.flush.lose_track();
+            self.flush.get_or_insert_default().lose_track();
         }
         self.finish(reason, stage);
     }
 
     /// Costs an allocation, so only where an error follows or may.
-    fn tracked(&self, bytes: Bytes) -> Bytes {
+    fn tracked(&mut self, bytes: Bytes) -> Bytes {
         if matches!(self.stage, Stage::Failing(_)) || self.engine.may_break_off() {
-            self.flush.track(bytes)
+            self.flush.get_or_insert_default().track(bytes)
         } else {
             bytes
         }

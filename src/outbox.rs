@@ -24,11 +24,9 @@ pub(crate) struct Output {
     pub(crate) events: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum Last {
-    #[default]
-    Empty,
-    /// One piece, which is not copied unless another follows.
+    /// One piece, which is not copied unless another follows; empty if there is none.
     Lone(Bytes),
     Joined(Vec<u8>),
 }
@@ -98,7 +96,7 @@ impl Outbox {
 
     fn take_last(&mut self) -> Option<Output> {
         let bytes = match mem::take(&mut self.last) {
-            Last::Empty => return None,
+            Last::Lone(piece) if piece.is_empty() => return None,
             Last::Lone(piece) => piece,
             Last::Joined(frame) => frame.into(),
         };
@@ -110,20 +108,19 @@ impl Outbox {
 impl Last {
     fn len(&self) -> usize {
         match self {
-            Self::Empty => 0,
             Self::Lone(piece) => piece.len(),
             Self::Joined(frame) => frame.len(),
         }
     }
 
     fn is_empty(&self) -> bool {
-        matches!(self, Self::Empty)
+        self.len() == 0
     }
 
     /// Whether so many bytes may be added.
     fn takes(&self, len: usize) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Lone(first) if first.is_empty() => true,
             Self::Lone(first) => first.len() < LARGE && joins(first.len(), len),
             Self::Joined(frame) => joins(frame.len(), len),
         }
@@ -132,7 +129,7 @@ impl Last {
     fn join(&mut self, piece: Bytes) {
         match self {
             Self::Joined(frame) => frame.extend_from_slice(&piece),
-            Self::Empty => *self = Self::Lone(piece),
+            Self::Lone(first) if first.is_empty() => *first = piece,
             Self::Lone(first) => {
                 let room = 8 * (first.len() + piece.len());
                 let mut frame = Vec::with_capacity(room.clamp(ROOM, FULL));
@@ -141,6 +138,12 @@ impl Last {
                 *self = Self::Joined(frame);
             }
         }
+    }
+}
+
+impl Default for Last {
+    fn default() -> Self {
+        Self::Lone(Bytes::new())
     }
 }
 

@@ -3,6 +3,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak},
+    task::Waker,
 };
 
 use crate::{
@@ -12,17 +13,24 @@ use crate::{
     trace::trace,
 };
 
-/// The service's body, where it can be reached while nobody polls the body around it, and what the
-/// stream holds besides.
-///
-/// hyper does not poll a response while its client does not read, and only then is the lock of any
-/// use; a poll takes it uncontended.
-pub(crate) struct Slot<B>(Arc<Shared<B>>);
+/// The service's body while the stream is open.
+pub(crate) enum Slot<B> {
+    Own(Option<Pin<Box<B>>>),
+    /// It can be reached while nobody polls the body around it, and has beside it what the stream
+    /// holds.
+    ///
+    /// hyper does not poll a response while its client does not read, and only then is the lock of
+    /// any use; a poll takes it uncontended.
+    Shared(Arc<Shared<B>>),
+}
 
 /// The body while it is polled.
-pub(crate) struct Open<'a, B>(MutexGuard<'a, Option<Content<B>>>);
+pub(crate) enum Open<'a, B> {
+    Own(&'a mut Option<Pin<Box<B>>>),
+    Shared(MutexGuard<'a, Option<Content<B>>>),
+}
 
-struct Shared<B> {
+pub(crate) struct Shared<B> {
     content: Mutex<Option<Content<B>>>,
     /// Why it was emptied from outside.
     freed: OnceLock<EndReason>,
@@ -31,65 +39,83 @@ struct Shared<B> {
 }
 
 /// Dropped in this order.
-struct Content<B> {
+pub(crate) struct Content<B> {
     body: Pin<Box<B>>,
     held: Held,
 }
 
 impl<B> Slot<B> {
-    pub(crate) fn new(body: B) -> Self {
+    /// For a stream that nobody reaches from outside.
+    pub(crate) fn own(body: B) -> Self {
+        Self::Own(Some(Box::pin(body)))
+    }
+
+    /// For one with what it holds, which is made by who learns how it is woken and reached.
+    pub(crate) fn shared(body: B, held: impl FnOnce(&Arc<Relay>, &Weak<dyn Reach>) -> Held) -> Self
+    where
+        B: Send + 'static,
+    {
         let content = Content {
             body: Box::pin(body),
             held: Held::default(),
         };
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             content: Mutex::new(Some(content)),
             freed: OnceLock::new(),
             relay: Arc::default(),
-        }))
-    }
-
-    pub(crate) fn relay(&self) -> &Arc<Relay> {
-        &self.0.relay
-    }
-
-    pub(crate) fn reach(&self) -> Weak<dyn Reach>
-    where
-        B: Send + 'static,
-    {
-        let shared: Arc<dyn Reach> = self.0.clone();
-        Arc::downgrade(&shared)
-    }
-
-    pub(crate) fn hold(&self, held: Held) {
-        if let Some(content) = &mut *lock(&self.0.content) {
+        });
+        let reach: Arc<dyn Reach> = shared.clone();
+        let held = held(&shared.relay, &Arc::downgrade(&reach));
+        // Unless it was freed in between.
+        if let Some(content) = &mut *lock(&shared.content) {
             content.held = held;
+        }
+        Self::Shared(shared)
+    }
+
+    /// Who is woken when something comes from outside.
+    pub(crate) fn set_waker(&self, waker: &Waker) {
+        if let Self::Shared(shared) = self {
+            shared.relay.set(waker);
         }
     }
 
     /// Why it was emptied from outside, if it was.
     pub(crate) fn freed(&self) -> Option<EndReason> {
-        self.0.freed.get().copied()
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(shared) => shared.freed.get().copied(),
+        }
     }
 
     /// The body, for as many frames as are there.
-    pub(crate) fn open(&self) -> Open<'_, B> {
-        Open(lock(&self.0.content))
+    pub(crate) fn open(&mut self) -> Open<'_, B> {
+        match self {
+            Self::Own(body) => Open::Own(body),
+            Self::Shared(shared) => Open::Shared(lock(&shared.content)),
+        }
     }
 
     /// Drops the body.
-    pub(crate) fn clear(&self) {
-        // Taken first: the lock must be free when the body is dropped.
-        let content = lock(&self.0.content).take();
-        drop(content);
+    pub(crate) fn clear(&mut self) {
+        match self {
+            Self::Own(body) => *body = None,
+            Self::Shared(shared) => {
+                // Taken first: the lock must be free when the body is dropped.
+                let content = lock(&shared.content).take();
+                drop(content);
+            }
+        }
     }
 }
 
 impl<B> Open<'_, B> {
     /// None if the slot was emptied.
     pub(crate) fn body(&mut self) -> Option<Pin<&mut B>> {
-        let content = self.0.as_mut()?;
-        Some(content.body.as_mut())
+        match self {
+            Self::Own(body) => body.as_mut().map(Pin::as_mut),
+            Self::Shared(content) => content.as_mut().map(|content| content.body.as_mut()),
+        }
     }
 }
 

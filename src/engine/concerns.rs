@@ -148,7 +148,7 @@ impl Concerns {
             engine: Engine::new(kind, parts, tally.clone(), verdict),
             held: Held {
                 watched: None,
-                _permit: permit,
+                permit,
                 tally,
                 sent: None,
             },

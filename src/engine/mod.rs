@@ -61,6 +61,7 @@ pub(crate) struct Engine {
     outbox: Outbox,
     tally: Option<Arc<Tally>>,
     depth: Depth,
+    polls: u8,
     /// The client has had bytes that are not the service's.
     spoken: bool,
     /// A blank line was dropped of which the last frame has only the CR: its LF goes too.
@@ -93,12 +94,24 @@ pub(crate) struct Opening {
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     watched: Option<Watched>,
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
     tally: Option<Arc<Tally>>,
     sent: Option<LastSentId>,
 }
 
+/// How many polls may go by without a look at the clock.
+const POLLS_PER_LOOK: u8 = 16;
+
 impl Opening {
+    /// Whether anything is held for the stream, or it may be ended from outside.
+    pub(crate) fn is_shared(&self) -> bool {
+        let Held { permit, tally, .. } = &self.held;
+        let Parts { ids, drain, .. } = &self.engine.parts;
+        let sent = ids.as_deref().and_then(EventIds::sent);
+        let held = permit.is_some() || tally.is_some() || sent.is_some();
+        held || drain.is_some() || self.stall.is_some()
+    }
+
     /// Lets those reach the stream who may end it from outside, and hands over what it holds.
     pub(crate) fn on_open(&mut self, relay: &Arc<Relay>, stream: &Weak<dyn Reach>) -> Held {
         let parts = &mut self.engine.parts;
@@ -129,6 +142,7 @@ impl Engine {
             outbox: Outbox::default(),
             tally,
             depth: Depth::Lines,
+            polls: 0,
             spoken: false,
             dropped: false,
             verdict,
@@ -153,13 +167,16 @@ impl Engine {
     }
 
     /// What must happen before upstream is heard, so that one that is always ready cannot outlive
-    /// its end. `unwatched` says that no timer is running that would see to it, and the clock is read
+    /// its end. `watched` says that a timer is running that would see to it, and the clock is read
     /// only where it matters.
     pub(crate) fn on_poll(
         &mut self,
-        unwatched: bool,
+        watched: bool,
         now: impl FnOnce() -> Instant,
     ) -> Option<Ending> {
+        // A timer does not fire where the one who polls never lets go.
+        self.polls = self.polls.wrapping_add(1);
+        let unwatched = !watched || self.polls.is_multiple_of(POLLS_PER_LOOK);
         let drain = self.parts.drain.as_deref();
         let drained = drain.is_some_and(Watcher::has_started);
         let due = self.parts.departures().any(Departure::is_due);
@@ -223,7 +240,7 @@ impl Engine {
         let frame = if self.bom.has_passed() {
             frame
         } else {
-            self.bom.strip(frame, self.spoken)
+            self.bom.strip(&frame, self.spoken)
         };
         if frame.is_empty() {
             return None;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 #[derive(Debug, Default)]
 pub(crate) struct Bom {
     /// How much of [`MARKS`] the stream has begun with; nothing of it has been handed on.
-    matched: usize,
+    matched: u8,
     passed: bool,
 }
 
@@ -21,14 +21,17 @@ const MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
 impl Bom {
     /// The frame without the mark; empty while it cannot be told. `spoken` says that the client
     /// has had bytes of ours before, so that nothing is the start of its stream any more.
-    pub(crate) fn strip(&mut self, frame: Bytes, spoken: bool) -> Bytes {
+    pub(crate) fn strip(&mut self, frame: &Bytes, spoken: bool) -> Bytes {
+        if self.passed {
+            return frame.clone();
+        }
         let here = frame
             .iter()
-            .zip(&MARKS[self.matched..])
+            .zip(&MARKS[self.matched()..])
             .take_while(|(a, b)| a == b)
             .count();
-        self.matched += here;
-        if here == frame.len() && self.matched < MARKS.len() {
+        self.matched += here as u8;
+        if here == frame.len() && self.matched() < MARKS.len() {
             return Bytes::new();
         }
         let held = self.release(spoken);
@@ -54,12 +57,16 @@ impl Bom {
 
     /// Whether bytes are held, so that nothing may be said before them.
     pub(crate) fn is_holding(&self) -> bool {
-        !self.passed && !self.matched.is_multiple_of(MARK)
+        !self.passed && !self.matched().is_multiple_of(MARK)
+    }
+
+    fn matched(&self) -> usize {
+        self.matched.into()
     }
 
     fn release(&mut self, spoken: bool) -> &'static [u8] {
         self.passed = true;
-        match self.matched {
+        match self.matched() {
             n if n < MARK => &MARKS[..n],
             n if n == MARKS.len() && !spoken => MARKS,
             n => &MARKS[MARK..n],
@@ -96,7 +103,7 @@ mod tests {
                         let mut bom = Bom::default();
                         let mut out = Vec::new();
                         for chunk in [&input[..first], &input[first..second], &input[second..]] {
-                            out.extend(bom.strip(Bytes::copy_from_slice(chunk), spoken));
+                            out.extend(bom.strip(&Bytes::copy_from_slice(chunk), spoken));
                         }
                         out.extend(bom.finish());
                         assert_eq!(out, expected, "{input:?} cut at {first} and {second}");
@@ -109,7 +116,7 @@ mod tests {
     #[test]
     fn a_frame_behind_the_mark_is_not_copied() {
         let frame = Bytes::from_static(b"\xef\xbb\xbfdata");
-        let stripped = Bom::default().strip(frame.clone(), false);
+        let stripped = Bom::default().strip(&frame, false);
         assert_eq!(stripped.as_ptr(), frame[3..].as_ptr());
     }
 }

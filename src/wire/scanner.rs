@@ -265,26 +265,16 @@ impl Scanner {
         terminator: Range<usize>,
         on_mark: &mut impl FnMut(Mark<'_>),
     ) {
-        if self.started && self.line.is_empty() {
-            let line = &rest[..rest.len().min(LINE_LIMIT)];
-            let complete = line.len() < LINE_LIMIT;
-            let (block, line_end) = (&mut self.block, self.line_end);
-            block.on_line(line, complete, terminator, line_end, on_mark);
-        } else {
-            self.end_kept_line(rest, terminator, on_mark);
-        }
-    }
-
-    /// The same for one that began in another frame, or is the first.
-    fn end_kept_line(
-        &mut self,
-        rest: &[u8],
-        terminator: Range<usize>,
-        on_mark: &mut impl FnMut(Mark<'_>),
-    ) {
         let first = !mem::replace(&mut self.started, true);
-        self.keep(rest);
-        let line = &self.line[..];
+        let kept = !self.line.is_empty();
+        if kept {
+            self.keep(rest);
+        }
+        let line = if kept {
+            &self.line
+        } else {
+            &rest[..rest.len().min(LINE_LIMIT)]
+        };
         let complete = line.len() < LINE_LIMIT;
         let line = line.strip_prefix(BOM).filter(|_| first).unwrap_or(line);
         let (block, line_end) = (&mut self.block, self.line_end);
