@@ -360,9 +360,6 @@ where
             How::Clean | How::AsUpstream => Stage::Ended,
             How::Abort => Stage::Failing(Box::new(Aborted(reason).into())),
         };
-        if how == How::Abort && reason == EndReason::Expired {
-            self.flush.get_or_insert_default().lose_track();
-        }
         self.finish(reason, stage);
     }
 

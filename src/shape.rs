@@ -1,14 +1,14 @@
 /// The bytes of a heartbeat.
 ///
-/// None of them is safe for every client, though all are legal between events: many libraries make an empty event of a comment that has a blank line behind it, others
-/// lose the next event when it has none.
+/// None of them is safe for every client, though all are legal between events: many libraries make an
+/// empty event of a comment that has a blank line behind it, others lose the next event when it has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HeartbeatShape {
     /// What this client survives, told from its request and its stream; the default.
     ///
     /// [`CommentLine`](Self::CommentLine) where the request's `Accept` names `text/event-stream`
-    /// or the stream has carried an id, [`BlankLines`](Self::BlankLines) or nothing for Google's
+    /// or the stream has carried an id among its first 32 events, [`BlankLines`](Self::BlankLines) or nothing for Google's
     /// libraries, [`CommentBlock`](Self::CommentBlock) for all others (the SDKs of OpenAI and
     /// Anthropic, hand-written loops, curl).
     #[default]

@@ -377,7 +377,7 @@ async fn a_poll_takes_a_bounded_count_of_frames_and_asks_for_the_next() {
     let response = through(layers(), Client::Fetch.request(), response).await;
     let mut body = response.into_body();
     let mut polled = 0;
-    for round in 1..=300 {
+    for round in 1..=150 {
         assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
         let polls = probe.polls() - std::mem::replace(&mut polled, probe.polls());
         assert!((1..=64).contains(&polls), "{polls} in one poll");

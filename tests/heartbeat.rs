@@ -420,6 +420,21 @@ async fn an_id_in_the_stream_takes_the_blank_line_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_id_is_looked_for_in_the_first_32_events() {
+    for (before, beat) in [(0, LINE), (31, LINE), (32, BLOCK)] {
+        let numbered = data("id: 1\ndata: x\n\n");
+        // A frame and a poll for each.
+        let plain = (0..before).flat_map(|_| [data("data: x\n\n"), pause(0.001)]);
+        let steps = plain.chain([numbered, pause(11.0)]);
+        let text = play(exact(), steps).await.text();
+        assert!(
+            text.ends_with(&["data: x\n\n", beat].concat()),
+            "{before}: {text}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_of_ours_takes_the_blank_line_away_too() {
     let steps = [pause(11.0), data("data: x\n\n"), pause(11.0)];
     let layers = tower_sse::SseLayer::new()

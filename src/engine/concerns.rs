@@ -146,12 +146,7 @@ impl Concerns {
         let verdict = response.extensions.remove();
         let opening = Opening {
             engine: Engine::new(kind, parts, tally.clone(), verdict),
-            held: Held {
-                watched: None,
-                permit,
-                tally,
-                sent: None,
-            },
+            held: Held::new(permit, tally),
             stall: self.stall.clone(),
         };
         Handling::Stream(Box::new(opening))

@@ -18,17 +18,18 @@
 
 mod concerns;
 mod lines;
+mod opening;
 mod parts;
 
-use std::{
-    mem,
-    sync::{Arc, Weak},
-};
+use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
 use tokio::time::Instant;
 
-pub(crate) use self::concerns::{Concerns, Exchange, Handling, Refused};
+pub(crate) use self::{
+    concerns::{Concerns, Exchange, Handling, Refused},
+    opening::{Held, Opening},
+};
 use self::{
     lines::{Lines, Rest},
     parts::Parts,
@@ -38,13 +39,9 @@ use crate::{
     detect::EventStream,
     drain::Watcher,
     end::EndReason,
-    event_id::{EventIds, LastSentId},
-    limit::Permit,
     metrics::Tally,
     outbox::Outbox,
     protocol::Answer,
-    reach::{Reach, Relay},
-    stall::{Pulse, StallLayer, Watched},
     trace::trace,
     truncation::Truncation,
     verdict::Verdict,
@@ -81,50 +78,8 @@ enum Depth {
     Ends,
 }
 
-/// A stream that is about to open.
-#[derive(Debug)]
-pub(crate) struct Opening {
-    pub(crate) engine: Engine,
-    held: Held,
-    stall: Option<StallLayer>,
-}
-
-/// What a stream holds while its service's body is there, given back when that goes: in this order,
-/// behind the body.
-#[derive(Debug, Default)]
-pub(crate) struct Held {
-    watched: Option<Watched>,
-    permit: Option<Permit>,
-    tally: Option<Arc<Tally>>,
-    sent: Option<LastSentId>,
-}
-
 /// How many polls may go by without a look at the clock.
 const POLLS_PER_LOOK: u8 = 16;
-
-impl Opening {
-    /// Whether anything is held for the stream, or it may be ended from outside.
-    pub(crate) fn is_shared(&self) -> bool {
-        let Held { permit, tally, .. } = &self.held;
-        let Parts { ids, drain, .. } = &self.engine.parts;
-        let sent = ids.as_deref().and_then(EventIds::sent);
-        let held = permit.is_some() || tally.is_some() || sent.is_some();
-        held || drain.is_some() || self.stall.is_some()
-    }
-
-    /// Lets those reach the stream who may end it from outside, and hands over what it holds.
-    pub(crate) fn on_open(&mut self, relay: &Arc<Relay>, stream: &Weak<dyn Reach>) -> Held {
-        let parts = &mut self.engine.parts;
-        if let Some(drain) = &mut parts.drain {
-            drain.on_open(stream.clone());
-        }
-        let mut held = mem::take(&mut self.held);
-        let stall = self.stall.take();
-        held.watched = stall.map(|stall| stall.watch(relay.clone(), stream.clone()));
-        held.sent = parts.ids.as_deref().and_then(EventIds::sent).cloned();
-        held
-    }
-}
 
 impl Engine {
     fn new(
@@ -156,13 +111,18 @@ impl Engine {
     }
 
     /// Whether the stream may be broken off behind the next frame, so that it must be seen when that is
-    /// written. Not for its silence: what was sent before has had all its limit. Nor for the end of its
-    /// life time, which can wait for frames that nobody has watched.
+    /// written. Not for its silence: what was sent before has had all its limit.
     pub(crate) fn may_break_off(&self) -> bool {
         let Parts {
-            truncation, drain, ..
+            truncation,
+            lifetime,
+            drain,
+            ..
         } = &self.parts;
         truncation.as_ref().is_some_and(Truncation::may_break_off)
+            || lifetime
+                .as_deref()
+                .is_some_and(|part| part.departure().minds_the_answer())
             || drain.as_deref().is_some_and(Watcher::has_started)
     }
 
@@ -433,21 +393,5 @@ impl Engine {
             self.outbox.push_events(frame, events);
         }
         ending
-    }
-}
-
-impl Held {
-    /// The stream was ended from outside.
-    pub(crate) fn on_end(&self, reason: EndReason) {
-        if let Some(sent) = &self.sent {
-            sent.on_end(reason);
-        }
-        if let Some(tally) = &self.tally {
-            tally.end(reason);
-        }
-    }
-
-    pub(crate) fn pulse(&self) -> Option<&Arc<Pulse>> {
-        self.watched.as_ref().map(Watched::pulse)
     }
 }

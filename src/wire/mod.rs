@@ -50,6 +50,7 @@
 mod bom;
 mod encode;
 mod event_id;
+mod plain;
 mod scanner;
 
 pub(crate) use bom::Bom;

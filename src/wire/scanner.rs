@@ -2,7 +2,7 @@ use std::{mem, ops::Range};
 
 use memchr::memchr2;
 
-use super::{EventId, LineEnd};
+use super::{EventId, LineEnd, plain::plain_events};
 
 /// Where a stream stands after the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,9 +189,6 @@ impl Scanner {
     /// Reads a frame of whole events if they are nothing but `data` and `event`, in lines that end with
     /// LF, and if no field `is_minded`; and tells how many there are. `None` for any other: then
     /// nothing was read, and [`scan`](Self::scan) will.
-    ///
-    /// Nearly all frames are such, and telling marks of each line costs several times the search for
-    /// their ends.
     #[inline]
     pub(crate) fn pass_events(
         &mut self,
@@ -335,7 +332,7 @@ impl<'a> Field<'a> {
     }
 
     /// Of what is before the colon, and behind it.
-    fn new(name: &'a [u8], rest: &'a [u8], complete: bool) -> Self {
+    pub(super) fn new(name: &'a [u8], rest: &'a [u8], complete: bool) -> Self {
         let value = rest.strip_prefix(b" ").unwrap_or(rest);
         Self {
             name,
@@ -343,31 +340,6 @@ impl<'a> Field<'a> {
             complete,
         }
     }
-}
-
-fn plain_events(frame: &[u8], mut is_minded: impl FnMut(&Field<'_>) -> bool) -> Option<u64> {
-    let (mut rest, mut events, mut data) = (frame, 0, false);
-    while let Some(first) = rest.first() {
-        let name = match first {
-            // A blank line that ends no event is none of ours.
-            b'\n' if !mem::take(&mut data) => return None,
-            b'\n' => {
-                events += 1;
-                rest = &rest[1..];
-                continue;
-            }
-            b'd' if rest.starts_with(b"data:") => &rest[..4],
-            b'e' if rest.starts_with(b"event:") => &rest[..5],
-            _ => return None,
-        };
-        let end = memchr2(b'\n', b'\r', rest).filter(|end| rest[*end] == b'\n')?;
-        if is_minded(&Field::new(name, &rest[name.len() + 1..end], true)) {
-            return None;
-        }
-        data |= *first == b'd';
-        rest = &rest[end + 1..];
-    }
-    Some(events)
 }
 
 /// How long the first line is, if it ends in `rest`. Every other line is blank, and starting a search
