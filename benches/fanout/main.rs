@@ -20,6 +20,7 @@ mod report;
 #[path = "../support/server.rs"]
 mod server;
 mod sockets;
+#[path = "../support/topic.rs"]
 mod topic;
 #[path = "../support/counted.rs"]
 mod valgrind;
