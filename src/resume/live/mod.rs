@@ -43,6 +43,8 @@ struct State {
     newest: u64,
     end: Option<LiveEnd>,
     readers: Vec<Option<Slot>>,
+    /// The places in `readers` that are empty: with thousands of them nobody looks for one.
+    free: Vec<usize>,
     /// Bytes, and pieces, that no reader has taken.
     unread: Unread,
     /// Since when there is no reader here.
@@ -93,6 +95,7 @@ impl Live {
                 newest,
                 end: None,
                 readers: Vec::new(),
+                free: Vec::new(),
                 unread: Unread::default(),
                 left: Some(Instant::now()),
                 attended: None,
@@ -110,7 +113,8 @@ impl Live {
     }
 
     pub(in crate::resume) fn readers(&self) -> usize {
-        self.state().readers.iter().flatten().count()
+        let state = self.state();
+        state.readers.len() - state.free.len()
     }
 
     /// A reader elsewhere would matter: nobody reads here, or who does has stalled.
@@ -221,11 +225,10 @@ impl Live {
     pub(in crate::resume) fn join(self: &Arc<Self>) -> Seat {
         let mut state = self.state();
         state.left = None;
-        let free = state.readers.iter().position(Option::is_none);
-        let index = free.unwrap_or(state.readers.len());
-        if free.is_none() {
+        let index = state.free.pop().unwrap_or_else(|| {
             state.readers.push(None);
-        }
+            state.readers.len() - 1
+        });
         state.readers[index] = Some(Slot::default());
         Seat {
             live: self.clone(),
@@ -236,7 +239,8 @@ impl Live {
     fn leave(&self, index: usize) {
         let mut state = self.state();
         let slot = state.readers.get_mut(index).and_then(Option::take);
-        if state.readers.iter().all(Option::is_none) {
+        state.free.push(index);
+        if state.free.len() == state.readers.len() {
             state.left = Some(Instant::now());
         }
         let producer = state.producer.take();
