@@ -46,7 +46,7 @@ struct Replay {
 
 /// Events in a log.
 const LENGTHS: [usize; 3] = [1000, 10_000, 100_000];
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 5;
 
 /// Events that are published at once while the log is filled.
 const AT_ONCE: usize = 50;
@@ -65,45 +65,53 @@ pub(crate) fn run(events: usize, times: usize) {
 }
 
 pub(crate) fn report() {
-    println!("a resume of a log in memory, in events of {SIZE} bytes");
-    println!(
-        "      events   written  read again                           a copy  frame at most  memory at most"
-    );
-    println!(
-        "              ns/event    ns/event  instructions   MB/s        MB/s          bytes           bytes"
-    );
+    println!("a log in memory of events of {SIZE} bytes: written, and read again by a resume");
     for events in LENGTHS {
-        let world = world(events);
-        let copies: Vec<_> = (0..ROUNDS).map(|_| copy(events).as_secs_f64()).collect();
-        let replays: Vec<_> = (0..ROUNDS).map(|_| world.replay(false)).collect();
-        let times: Vec<_> = replays
-            .iter()
-            .map(|replay| replay.took.as_secs_f64())
-            .collect();
-        let [took, copied] = [times, copies].map(|times| median(&times));
+        let worlds: Vec<_> = (0..ROUNDS).map(|_| world(events)).collect();
+        let replays: Vec<_> = worlds.iter().map(|world| world.replay(false)).collect();
+        let written = worlds.iter().map(|world| world.produced);
+        let copied = (0..ROUNDS).map(|_| copy(events));
+        let [written, took, copied] = [
+            written.collect(),
+            replays.iter().map(|replay| replay.took).collect(),
+            copied.collect::<Vec<_>>(),
+        ]
+        .map(|times| median(&times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()));
         let per_event = |seconds: f64| seconds * 1e9 / events as f64;
         let megabytes = |seconds: f64| (events * SIZE) as f64 / 1e6 / seconds;
+        println!("  {events} events");
         println!(
-            "{events:>12} {:>9.0} {:>11.0} {:>13} {:>6.0} {:>11.0} {:>14} {:>15}",
-            per_event(world.produced.as_secs_f64()),
+            "{:>12} instructions, {:.0} ns  an event written",
+            counted([events / 2, 0], [events, 0]) * 2 / events as u64,
+            per_event(written)
+        );
+        println!(
+            "{:>12} instructions, {:.0} ns  an event read again: {:.0} MB/s, a copy of the same \
+             bytes {:.0}",
+            counted([events, 1], [events, 2]) / events as u64,
             per_event(took),
-            per_replay(events) / events as u64,
             megabytes(took),
             megabytes(copied),
+        );
+        println!(
+            "{:>12} bytes held at most while it is read, {} in a frame",
+            replays.iter().map(|replay| replay.held).max().unwrap_or(0),
             replays
                 .iter()
                 .map(|replay| replay.largest_frame)
                 .max()
                 .unwrap_or(0),
-            replays.iter().map(|replay| replay.held).max().unwrap_or(0),
         );
     }
 }
 
-fn per_replay(events: usize) -> u64 {
-    let [once, twice] =
-        [1, 2].map(|times| instructions(&["replay".into(), events.to_string(), times.to_string()]));
-    twice - once
+/// By how many instructions two runs differ.
+fn counted(less: [usize; 2], more: [usize; 2]) -> u64 {
+    let [less, more] = [less, more].map(|numbers| {
+        let numbers = numbers.map(|number| number.to_string());
+        instructions(&[["replay".into()].as_slice(), &numbers].concat())
+    });
+    more - less
 }
 
 /// The same bytes, copied into frames as they would be joined.
