@@ -1,6 +1,10 @@
 //! Who asks: what the request says of the client, read once, before the request is gone.
 
-use http::{HeaderMap, Method, header, request};
+use http::{
+    HeaderMap, HeaderName, Method,
+    header::{self, HeaderValue},
+    request,
+};
 
 use crate::media;
 
@@ -26,6 +30,11 @@ pub(crate) enum Gemini {
     /// `@google/generative-ai` stumbles over anything that is not an event.
     Legacy,
 }
+
+// As constants, since a name that is looked up as text is parsed each time.
+const GOOG_API_CLIENT: HeaderName = HeaderName::from_static("x-goog-api-client");
+const MCP_SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+const MCP_PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
 /// Whether the request is a browser's `EventSource`, or one of its like: a `GET` whose `Accept`
 /// names `text/event-stream`.
@@ -69,25 +78,22 @@ impl Client {
 
 impl Gemini {
     fn of(request: &request::Parts) -> Option<Self> {
-        let starts = |name: &str, prefix: &[u8]| {
-            request
-                .headers
-                .get(name)
-                .is_some_and(|value| value.as_bytes().starts_with(prefix))
-        };
-        if starts("x-goog-api-client", b"genai-js/") {
+        let starts = |value: &HeaderValue, prefix: &[u8]| value.as_bytes().starts_with(prefix);
+        let api_client = request.headers.get(GOOG_API_CLIENT);
+        if api_client.is_some_and(|value| starts(value, b"genai-js/")) {
             return Some(Self::Legacy);
         }
-        let current = request.headers.contains_key("x-goog-api-client")
-            || starts(header::USER_AGENT.as_str(), b"google-genai-sdk/")
+        let user_agent = request.headers.get(header::USER_AGENT);
+        let current = api_client.is_some()
+            || user_agent.is_some_and(|value| starts(value, b"google-genai-sdk/"))
             || request.uri.path().ends_with(":streamGenerateContent");
         current.then_some(Self::Current)
     }
 }
 
 fn is_mcp(headers: &HeaderMap, accepts_events: bool) -> bool {
-    headers.contains_key("mcp-session-id")
-        || headers.contains_key("mcp-protocol-version")
+    headers.contains_key(MCP_SESSION_ID)
+        || headers.contains_key(MCP_PROTOCOL_VERSION)
         // the first request of a session, before it has either (MCP, Streamable HTTP)
         || accepts_events && media::accepts_json(headers)
 }

@@ -276,6 +276,32 @@ async fn several_read_at_once_each_from_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_one_reader_gets_with_ids_the_next_gets_too_and_others_without() {
+    let frames = [
+        "data: a\n\n",
+        ": hi\n\ndata: b\n\n",
+        "id: 7\ndata: c\n\n",
+        "data: d\n\n",
+    ];
+    let world = World::of(frames.iter().flat_map(|frame| [pause(1.0), data(frame)]));
+    let first = world.listen("").await;
+    let stream = first.stream();
+    let start = format!("{stream}.0");
+    let with_ids = format!(
+        "data: a\nid: {stream}.1\n\n: hi\ndata: b\nid: {stream}.2\n\nid: 7\ndata: c\n\ndata: d\n\n"
+    );
+    let (second, third) = (world.listen(&start).await, world.post(&start).await);
+    let (first, second, third) = tokio::join!(first.record(), second.record(), third.record());
+    assert_eq!(first.text(), with_ids);
+    assert_eq!(second.text(), with_ids);
+    assert_eq!(third.text(), frames.concat());
+    // Also when only the store has it.
+    sleep(seconds(1)).await;
+    let again = world.listen(&start).await;
+    assert_eq!(again.record().await.text(), with_ids);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_of_the_service_counts_within_the_stream_that_is_named() {
     let steps = [
         data("id: a\ndata: 1\n\nid: b\ndata: 2\n\ndata: 3\n\nid: c\n\n"),

@@ -88,7 +88,9 @@ impl Cutter {
         if self.scanner.position() != Position::Boundary {
             return None;
         }
-        let cut = if self.open.bytes.len() > PREFACE {
+        let cut = if self.open.bytes.len() == self.open.shown {
+            None
+        } else if self.open.bytes.len() > PREFACE {
             self.open.spill(true)
         } else {
             self.open.show()
@@ -116,12 +118,11 @@ impl Open {
         let bytes = self.bytes.split().freeze();
         let number = self.number;
         let continues = std::mem::take(&mut self.torn);
+        let shown = bytes.slice(std::mem::take(&mut self.shown)..);
+        let contents = std::mem::take(&mut self.contents);
         let piece = Piece {
-            bytes: bytes.slice(std::mem::take(&mut self.shown)..),
-            number,
-            place: Place::End,
             continues,
-            contents: std::mem::take(&mut self.contents),
+            ..Piece::new(shown, number, Place::End, contents)
         };
         self.number += 1;
         let whole = !continues && bytes.len() <= self.limit;
@@ -147,12 +148,10 @@ impl Open {
         if bytes.is_empty() {
             return None;
         }
+        let contents = std::mem::take(&mut self.contents);
         let piece = Piece {
-            bytes,
-            number: self.number,
-            place,
             continues: self.torn,
-            contents: std::mem::take(&mut self.contents),
+            ..Piece::new(bytes, self.number, place, contents)
         };
         self.torn |= place == Place::Part;
         Some(Cut { piece, event: None })

@@ -104,8 +104,8 @@ impl Follower {
         if let Some(event) = page.events.last() {
             self.number = event.number;
         }
-        let pieces = page.events.into_iter().map(Piece::of);
-        self.hold.live.publish(pieces, None);
+        let mut pieces = page.events.into_iter().map(Piece::of).collect();
+        self.hold.live.publish(&mut pieces, None);
         match page.then {
             Then::More | Then::Running => None,
             Then::Ended { last, end } if self.number >= last => Some(end.into()),

@@ -86,8 +86,13 @@ impl Hub {
 
     /// Asks the store, but not for long.
     pub(super) async fn ask<T: Unpin>(&self, answer: StoreFuture<'_, T>) -> Result<T, StoreError> {
-        let answer = timeout(PATIENCE, answer).await;
-        let answer = answer.unwrap_or_else(|late| Err(StoreError::failed(late)));
+        let answer = match answer.at_once() {
+            Ok(answer) => answer,
+            Err(later) => {
+                let answer = timeout(PATIENCE, later).await;
+                answer.unwrap_or_else(|late| Err(StoreError::failed(late)))
+            }
+        };
         if let Err(error @ (StoreError::Failed(_) | StoreError::Refused(_))) = &answer {
             trace!(debug, "store of event streams", error = error);
             self.counters.add(Count::StoreFaults);

@@ -4,7 +4,7 @@ use std::{
     str::FromStr,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use crate::{
     error::BoxError,
@@ -76,18 +76,19 @@ impl Cursor {
 }
 
 impl IdLines {
+    /// No line is longer.
+    pub(super) const MAX_LEN: usize = "id: .\r\n".len() + PREFIX.len() + DIGITS + MOST_DIGITS;
+
     pub(super) fn of(stream: StreamId) -> Self {
         Self(format!("id: {stream}."))
     }
 
-    /// The line of event `number`.
-    pub(super) fn line(&self, number: u64, end: LineEnd) -> Bytes {
-        let mut line = BytesMut::with_capacity(self.0.len() + MOST_DIGITS + 2);
-        line.extend_from_slice(self.0.as_bytes());
-        // It cannot fail: there is room.
-        let _ = write!(line, "{number}");
-        line.extend_from_slice(end.as_bytes());
-        line.freeze()
+    /// Writes the line of event `number`.
+    pub(super) fn write(&self, number: u64, end: LineEnd, to: &mut BytesMut) {
+        to.extend_from_slice(self.0.as_bytes());
+        // It cannot fail: the bytes grow.
+        let _ = write!(to, "{number}");
+        to.extend_from_slice(end.as_bytes());
     }
 }
 

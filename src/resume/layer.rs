@@ -36,7 +36,8 @@ use crate::{client::Client, judge::Judge};
 ///
 /// The client that is gone no longer ends the service's work: that goes on for the
 /// [`grace`](Self::grace) time. So this layer is for answers that end, and on only where asked for.
-/// What was produced last, up to 64 KiB of a stream that runs, is in memory besides the store.
+/// What was produced last, up to 64 KiB of a stream that runs, is in memory besides the store, and
+/// once more with its ids where a reader gets them.
 /// It keeps away from the Model Context Protocol, which has its own way.
 ///
 /// ```

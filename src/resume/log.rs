@@ -92,23 +92,23 @@ impl Log {
     }
 
     /// Adds the event to what the store is to get.
-    pub(super) fn push(&mut self, event: StoredEvent) {
-        self.kept.push(event.number, event.bytes.len());
+    pub(super) fn push(&mut self, event: StoredEvent, now: Instant) {
+        self.kept.push(event.number, event.bytes.len(), now);
         self.pending_bytes += event.bytes.len();
         self.pending.push_back(event);
     }
 
     /// Brings the store up to date. It has all events when this returns; but when it is down, the
     /// stream goes on without it.
-    pub(super) async fn store(&mut self) {
-        if self.rests() || self.try_store().await.is_err() {
+    pub(super) async fn store(&mut self, now: Instant) {
+        if self.rests() || self.try_store(now).await.is_err() {
             self.forget_over(TAIL);
         }
     }
 
     /// Says how the stream ended. False if that is to be said again.
     pub(super) async fn close(&mut self, last: u64, end: StreamEnd) -> bool {
-        if self.rests() || self.try_store().await.is_err() {
+        if self.rests() || self.try_store(Instant::now()).await.is_err() {
             return false;
         }
         let store = &self.hub.store;
@@ -127,8 +127,7 @@ impl Log {
         self.hub.is_down() || self.rest.is_some_and(rests)
     }
 
-    async fn try_store(&mut self) -> Result<(), StoreError> {
-        let start = Instant::now();
+    async fn try_store(&mut self, start: Instant) -> Result<(), StoreError> {
         let outcome = match self.open_and_append().await {
             // It has lost the stream, or all of them, and begins anew.
             Err(StoreError::Unknown) => {
@@ -204,8 +203,7 @@ impl Log {
 }
 
 impl Kept {
-    fn push(&mut self, number: u64, bytes: usize) {
-        let at = Instant::now();
+    fn push(&mut self, number: u64, bytes: usize, at: Instant) {
         self.bytes += bytes;
         self.events.push_back(Event { number, bytes, at });
         while let Some(oldest) = self.events.front()

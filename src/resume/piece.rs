@@ -1,10 +1,7 @@
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{IdLines, StoredEvent};
-use crate::{
-    outbox::Outbox,
-    wire::{BlockEnd, Field, LineEnd, Mark, Scanner},
-};
+use crate::wire::{BlockEnd, Field, LineEnd, Mark, Scanner};
 
 /// A piece of a stream on its way to the readers; all pieces together are the upstream's bytes.
 #[derive(Clone, Debug)]
@@ -16,6 +13,8 @@ pub(super) struct Piece {
     /// The piece before is a [`Place::Part`] of the same event: nobody can begin here.
     pub(super) continues: bool,
     pub(super) contents: Contents,
+    /// Its bytes with the id, once a reader wanted them: the next ones get the same.
+    pub(super) with_id: Option<Bytes>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,50 +39,72 @@ pub(super) struct Contents {
 }
 
 impl Piece {
+    pub(super) fn new(bytes: Bytes, number: u64, place: Place, contents: Contents) -> Self {
+        Self {
+            bytes,
+            number,
+            place,
+            continues: false,
+            contents,
+            with_id: None,
+        }
+    }
+
     /// A stored event, as a piece.
     pub(super) fn of(event: StoredEvent) -> Self {
         let mut contents = Contents::default();
         scanner_of(event.number).scan(&event.bytes, |mark| contents.on_mark(&mark));
-        Self {
-            bytes: event.bytes,
-            number: event.number,
-            place: Place::End,
-            continues: false,
-            contents,
+        Self::new(event.bytes, event.number, Place::End, contents)
+    }
+
+    /// What a reader gets, with ids or without. Where the service has ids of its own, none are added
+    /// from there on.
+    pub(super) fn told(&mut self, ids: &mut Option<IdLines>) -> Bytes {
+        if self.contents.id {
+            *ids = None;
         }
+        let Some(ids) = ids else {
+            return self.bytes.clone();
+        };
+        if let Some(with_id) = &self.with_id {
+            return with_id.clone();
+        }
+        let with_id = self.write_with_id(ids);
+        self.with_id.insert(with_id).clone()
     }
 
     /// The piece for a client that gets ids: with the id in the block that it names, and with
     /// comments that are lines, since several libraries make an event of their blank line.
-    pub(super) fn write_with_id(&self, ids: &IdLines, outbox: &mut Outbox) {
-        if self.place != Place::End {
-            return self.write_comments(&self.bytes, outbox);
+    fn write_with_id(&self, ids: &IdLines) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(self.bytes.len() + IdLines::MAX_LEN);
+        if self.place == Place::End {
+            let (lines, blank) = self.bytes.split_at(blank_line(&self.bytes));
+            self.write_comments(lines, &mut bytes);
+            ids.write(self.number, last_line_end(lines), &mut bytes);
+            bytes.extend_from_slice(blank);
+        } else {
+            self.write_comments(&self.bytes, &mut bytes);
         }
-        let blank = blank_line(&self.bytes);
-        let lines = self.bytes.slice(..blank);
-        let line_end = last_line_end(&lines);
-        self.write_comments(&lines, outbox);
-        outbox.push(ids.line(self.number, line_end));
-        outbox.push(self.bytes.slice(blank..));
+        bytes.freeze()
     }
 
-    fn write_comments(&self, bytes: &Bytes, outbox: &mut Outbox) {
+    fn write_comments(&self, lines: &[u8], to: &mut BytesMut) {
         let mut from = 0;
         if self.contents.comment_block && !self.continues {
             let mut scanner = scanner_of(self.number);
             if self.contents.in_comments {
                 scanner.scan(b":\n", |_| ());
             }
-            scanner.scan(bytes, |mark| {
+            scanner.scan(lines, |mark| {
                 if let Mark::BlockEnd(block) = mark
                     && is_comment(&block)
                 {
-                    outbox.push(bytes.slice(from..block.blank.start));
+                    to.extend_from_slice(&lines[from..block.blank.start]);
                     from = block.blank.end;
                 }
             });
         }
-        outbox.push(bytes.slice(from..));
+        to.extend_from_slice(&lines[from..]);
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     layer::Settings,
     live::{Bounds, LiveEnd},
     log::Log,
-    piece::Place,
+    piece::{Piece, Place},
     stats::Count,
 };
 use crate::{error::BoxError, timer::Timer, trace::trace};
@@ -30,6 +30,8 @@ pub(super) struct Pump<B> {
     body: Option<Pin<Box<B>>>,
     cutter: Cutter,
     cuts: Vec<Cut>,
+    /// What is shown in a turn; kept for its allocation.
+    pieces: Vec<Piece>,
     log: Log,
     hold: Hold,
     settings: Arc<Settings>,
@@ -68,6 +70,7 @@ where
             body: Some(Box::pin(body)),
             cutter: Cutter::new(log.bytes),
             cuts: Vec::new(),
+            pieces: Vec::new(),
             log: Log::new(hold.hub.clone(), hold.stream, about, log, max_age),
             hold,
             settings,
@@ -172,19 +175,21 @@ where
     /// First the store has the events, then the readers: whoever holds an id can come back with it.
     async fn pass_on(&mut self) {
         Keeper::ensure(&self.hold.hub);
-        let mut pieces = Vec::with_capacity(self.cuts.len());
+        let now = Instant::now();
         for Cut { piece, event } in self.cuts.drain(..) {
             match event {
-                Some(event) => self.log.push(event),
+                Some(event) => self.log.push(event, now),
                 None if piece.place == Place::End => {
                     self.hold.hub.counters.add(Count::Unstored);
                 }
                 None => {}
             }
-            pieces.push(piece);
+            self.pieces.push(piece);
         }
-        self.log.store().await;
-        self.hold.live.publish(pieces, self.log.pending());
+        self.log.store(now).await;
+        let pending = self.log.pending();
+        self.hold.live.publish(&mut self.pieces, pending);
+        self.pieces.clear();
     }
 
     async fn end(mut self, end: LiveEnd) {

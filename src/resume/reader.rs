@@ -33,7 +33,7 @@ pub(super) struct Reader {
     /// For a client that gets ids, as long as the service has none of its own.
     ids: Option<IdLines>,
     /// What a turn has read; kept for its allocation.
-    pieces: Vec<Piece>,
+    taken: Vec<Bytes>,
     outbox: Outbox,
     /// The client has had something.
     begun: bool,
@@ -86,7 +86,7 @@ impl Reader {
             seat,
             source: Source::Live,
             ids: ids.then(|| IdLines::of(stream)),
-            pieces: Vec::new(),
+            taken: Vec::new(),
             outbox: Outbox::default(),
             begun: false,
             limit: FIRST_PAGE,
@@ -123,14 +123,15 @@ impl Reader {
             self.source = self.page(false);
             return Poll::Ready(());
         };
-        let (spot, pieces) = (&mut self.spot, &mut self.pieces);
-        match ready!(seat.poll_read(spot, BYTES_PER_TURN, pieces, cx)) {
+        let first = self.spot.number + 1;
+        let (spot, ids, taken) = (&mut self.spot, &mut self.ids, &mut self.taken);
+        match ready!(seat.poll_read(spot, BYTES_PER_TURN, ids, taken, cx)) {
             Reading::Pieces => {
-                let mut pieces = mem::take(&mut self.pieces);
-                for piece in pieces.drain(..) {
-                    self.write(&piece);
+                let mut taken = mem::take(&mut self.taken);
+                for bytes in taken.drain(..) {
+                    self.push(first, bytes);
                 }
-                self.pieces = pieces;
+                self.taken = taken;
             }
             Reading::Behind if self.spot.is_torn() => self.break_off(),
             Reading::Behind => self.source = self.page(false),
@@ -171,7 +172,7 @@ impl Reader {
                 return self.break_off();
             }
             self.spot.turn_to(event.number);
-            self.write(&Piece::of(event));
+            self.push_event(event);
         }
         match (then, self.seat.is_some()) {
             (Then::Ended { last, end }, _) if self.spot.number >= last => {
@@ -202,19 +203,24 @@ impl Reader {
         }
     }
 
-    fn write(&mut self, piece: &Piece) {
-        if !mem::replace(&mut self.begun, true) && piece.number > 1 && piece.bytes.starts_with(BOM)
-        {
+    fn push_event(&mut self, event: StoredEvent) {
+        let number = event.number;
+        let bytes = if self.ids.is_some() {
+            Piece::of(event).told(&mut self.ids)
+        } else {
+            // What is in it matters to nobody.
+            event.bytes
+        };
+        self.push(number, bytes);
+    }
+
+    /// Bytes of event `number`, or of one behind it if they are not the client's first.
+    fn push(&mut self, number: u64, bytes: Bytes) {
+        if !mem::replace(&mut self.begun, true) && number > 1 && bytes.starts_with(BOM) {
             // Not at the start of the stream it is a part of a name; the client takes off the first.
             self.outbox.push(Bytes::from_static(BOM));
         }
-        if piece.contents.id {
-            self.ids = None;
-        }
-        match &self.ids {
-            Some(ids) => piece.write_with_id(ids, &mut self.outbox),
-            None => self.outbox.push(piece.bytes.clone()),
-        }
+        self.outbox.push(bytes);
     }
 
     fn break_off(&mut self) {

@@ -262,6 +262,14 @@ impl<'a, T> StoreFuture<'a, T> {
     pub fn new(future: impl Future<Output = Result<T, StoreError>> + Send + 'a) -> Self {
         Self(Answer::Later(Box::pin(future)))
     }
+
+    /// The answer if it is known, which then takes no timer.
+    pub(super) fn at_once(mut self) -> Result<Result<T, StoreError>, Self> {
+        match &mut self.0 {
+            Answer::Now(answer) => answer.take().ok_or(self),
+            Answer::Later(_) => Err(self),
+        }
+    }
 }
 
 impl<T: Unpin> Future for StoreFuture<'_, T> {

@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 pub(super) use self::{
@@ -17,7 +18,7 @@ pub(super) use self::{
     seat::{Reading, Seat, Spot, Standing},
 };
 use super::{
-    StreamEnd,
+    IdLines, StreamEnd,
     piece::{Piece, Place},
 };
 
@@ -42,6 +43,8 @@ struct State {
     newest: u64,
     end: Option<LiveEnd>,
     readers: Vec<Option<Slot>>,
+    /// The places in `readers` that are empty: with thousands of them nobody looks for one.
+    free: Vec<usize>,
     /// Bytes, and pieces, that no reader has taken.
     unread: Unread,
     /// Since when there is no reader here.
@@ -92,6 +95,7 @@ impl Live {
                 newest,
                 end: None,
                 readers: Vec::new(),
+                free: Vec::new(),
                 unread: Unread::default(),
                 left: Some(Instant::now()),
                 attended: None,
@@ -109,7 +113,8 @@ impl Live {
     }
 
     pub(in crate::resume) fn readers(&self) -> usize {
-        self.state().readers.iter().flatten().count()
+        let state = self.state();
+        state.readers.len() - state.free.len()
     }
 
     /// A reader elsewhere would matter: nobody reads here, or who does has stalled.
@@ -124,20 +129,16 @@ impl Live {
 
     // === The producer ===
 
-    /// Shows pieces; `pending` is the first event that the store has still to get.
-    pub(in crate::resume) fn publish(
-        &self,
-        pieces: impl IntoIterator<Item = Piece>,
-        pending: Option<u64>,
-    ) {
+    /// Shows pieces; `pending` is the first event that the store has still to get. What is left in
+    /// `pieces` is what makes room for them: it is dropped where no lock is held.
+    pub(in crate::resume) fn publish(&self, pieces: &mut Vec<Piece>, pending: Option<u64>) {
         let mut state = self.state();
         state.pending = pending;
-        for piece in pieces {
+        for piece in pieces.drain(..) {
             state.push(piece);
         }
-        let dropped = state.shorten();
+        state.shorten(pieces);
         self.wake(state);
-        drop(dropped);
     }
 
     pub(in crate::resume) fn finish(&self, end: LiveEnd) {
@@ -224,11 +225,10 @@ impl Live {
     pub(in crate::resume) fn join(self: &Arc<Self>) -> Seat {
         let mut state = self.state();
         state.left = None;
-        let free = state.readers.iter().position(Option::is_none);
-        let index = free.unwrap_or(state.readers.len());
-        if free.is_none() {
+        let index = state.free.pop().unwrap_or_else(|| {
             state.readers.push(None);
-        }
+            state.readers.len() - 1
+        });
         state.readers[index] = Some(Slot::default());
         Seat {
             live: self.clone(),
@@ -239,7 +239,8 @@ impl Live {
     fn leave(&self, index: usize) {
         let mut state = self.state();
         let slot = state.readers.get_mut(index).and_then(Option::take);
-        if state.readers.iter().all(Option::is_none) {
+        state.free.push(index);
+        if state.free.len() == state.readers.len() {
             state.left = Some(Instant::now());
         }
         let producer = state.producer.take();
@@ -288,8 +289,7 @@ impl State {
     }
 
     /// Takes off what is over the bounds and has been read, or has nobody to read it.
-    fn shorten(&mut self) -> Vec<Piece> {
-        let mut dropped = Vec::new();
+    fn shorten(&mut self, dropped: &mut Vec<Piece>) {
         while self.held > TAIL.bytes || self.pieces.len() > TAIL.count {
             if self.left.is_none() && self.first >= self.unread.from {
                 break;
@@ -301,7 +301,6 @@ impl State {
             self.held -= piece.bytes.len();
             dropped.push(piece);
         }
-        dropped
     }
 
     /// Where somebody who has all events up to `number` begins: `Err` if that is not here any more,
@@ -329,16 +328,23 @@ impl State {
     }
 
     /// Hands out pieces, about `limit` bytes of them. None where an event is missing between.
-    fn take(&self, spot: &mut Spot, next: u64, limit: usize, pieces: &mut Vec<Piece>) {
+    fn take(
+        &mut self,
+        spot: &mut Spot,
+        next: u64,
+        limit: usize,
+        ids: &mut Option<IdLines>,
+        taken: &mut Vec<Bytes>,
+    ) {
         spot.next = Some(next);
         let mut bytes = 0;
-        for piece in self.pieces.range((next - self.first) as usize..) {
+        for piece in self.pieces.range_mut((next - self.first) as usize..) {
             if bytes >= limit || piece.number != spot.number + 1 {
                 return;
             }
             bytes += piece.bytes.len();
             spot.pass(piece);
-            pieces.push(piece.clone());
+            taken.push(piece.told(ids));
         }
     }
 

@@ -3,8 +3,13 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
+
 use super::{Live, LiveEnd, State, register, wake};
-use crate::resume::piece::{Piece, Place};
+use crate::resume::{
+    IdLines,
+    piece::{Piece, Place},
+};
 
 /// One reader of a [`Live`]; dropped, it has left.
 pub(in crate::resume) struct Seat {
@@ -59,12 +64,13 @@ impl Seat {
         }
     }
 
-    /// Takes up to `limit` bytes of pieces.
+    /// Takes up to `limit` bytes of pieces, with ids or without.
     pub(in crate::resume) fn poll_read(
         &self,
         spot: &mut Spot,
         limit: usize,
-        pieces: &mut Vec<Piece>,
+        ids: &mut Option<IdLines>,
+        taken: &mut Vec<Bytes>,
         cx: &Context<'_>,
     ) -> Poll<Reading> {
         let mut state = self.live.state();
@@ -76,8 +82,8 @@ impl Seat {
             }
             Err(()) => return Poll::Ready(Reading::Behind),
         };
-        state.take(spot, next, limit, pieces);
-        if !pieces.is_empty() {
+        state.take(spot, next, limit, ids, taken);
+        if !taken.is_empty() {
             let producer = spot.next.and_then(|next| state.set_pace(next));
             drop(state);
             wake(producer);

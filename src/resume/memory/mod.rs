@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::{
     order::{Kind, Order},
@@ -133,8 +133,9 @@ impl MemoryStore {
     }
 
     fn open_now(&self, id: StreamId, about: Bytes) -> Result<(), StoreError> {
-        self.sweep();
-        if self.renew_now(id).is_ok() {
+        let now = Instant::now();
+        self.sweep(now);
+        if self.renew_now(id, now).is_ok() {
             return Ok(());
         }
         let bytes = STREAM_BYTES + about.len();
@@ -154,9 +155,10 @@ impl MemoryStore {
         events: &[StoredEvent],
         keep_from: u64,
     ) -> Result<(), StoreError> {
-        self.sweep();
+        let now = Instant::now();
+        self.sweep(now);
         let stream = self.shared.stream(id)?;
-        let (known, ranked) = self.append_to(&stream, events)?;
+        let (known, ranked) = self.append_to(&stream, events, now)?;
         if known < events.len() {
             if !ranked {
                 self.shared.order().rank(&stream);
@@ -175,13 +177,14 @@ impl MemoryStore {
         &self,
         stream: &Stream,
         events: &[StoredEvent],
+        now: Instant,
     ) -> Result<(usize, bool), StoreError> {
         // Before they are there, so that never more is there than may be.
         let reserved = events.iter().map(size).sum();
         self.reserve(reserved)?;
         let appended = stream
-            .log(self.keep)
-            .map(|mut log| (log.append(events), log.rank.is_some()));
+            .log(self.keep, now)
+            .map(|mut log| (log.append(events, now), log.rank.is_some()));
         let unused = match appended {
             Ok((known, _)) => events.iter().take(known).map(size).sum(),
             Err(_) => reserved,
@@ -191,43 +194,52 @@ impl MemoryStore {
     }
 
     fn close_now(&self, id: StreamId, last: u64, end: StreamEnd) -> Result<(), StoreError> {
-        self.sweep();
+        let now = Instant::now();
+        self.sweep(now);
         let stream = self.shared.stream(id)?;
-        stream.log(self.keep)?.end(last, end);
+        stream.log(self.keep, now)?.end(last, end, now);
         self.shared.order().rank(&stream);
         stream.changed.notify_waiters();
         Ok(())
     }
 
-    fn renew_now(&self, id: StreamId) -> Result<(), StoreError> {
-        self.with_log(id, Log::renew)
+    fn renew_now(&self, id: StreamId, now: Instant) -> Result<(), StoreError> {
+        self.with_log(id, now, |log| log.renewed = now)
     }
 
     fn attend_now(&self, read: &[StreamId], unread: &[StreamId]) -> Vec<StreamId> {
+        let now = Instant::now();
         for id in read {
             // One that is not there needs no reader.
-            drop(self.with_log(*id, Log::attend));
+            drop(self.with_log(*id, now, |log| log.attend(now)));
         }
-        let is_read = |id| self.with_log(id, |log| log.is_read(self.lease));
+        let is_read = |id| self.with_log(id, now, |log| log.is_read(self.lease, now));
         let told = unread.iter().copied();
         told.filter(|id| is_read(*id).unwrap_or(false)).collect()
     }
 
-    fn with_log<T>(&self, id: StreamId, call: impl FnOnce(&mut Log) -> T) -> Result<T, StoreError> {
+    fn with_log<T>(
+        &self,
+        id: StreamId,
+        now: Instant,
+        call: impl FnOnce(&mut Log) -> T,
+    ) -> Result<T, StoreError> {
         let stream = self.shared.stream(id)?;
-        let mut log = stream.log(self.keep)?;
+        let mut log = stream.log(self.keep, now)?;
         Ok(call(&mut log))
     }
 
     fn find_now(&self, id: StreamId) -> Option<Bytes> {
-        self.sweep();
+        let now = Instant::now();
+        self.sweep(now);
         let stream = self.shared.stream(id).ok()?;
-        let there = stream.log(self.keep).is_ok();
+        let there = stream.log(self.keep, now).is_ok();
         there.then(|| stream.about.clone())
     }
 
     fn read_now(&self, id: StreamId, after: u64, limit: usize) -> Result<Page, StoreError> {
-        self.with_log(id, |log| log.page(after, limit, self.lease))
+        let now = Instant::now();
+        self.with_log(id, now, |log| log.page(after, limit, self.lease, now))
     }
 
     async fn wait(&self, id: StreamId, after: u64, limit: usize) -> Result<Page, StoreError> {
@@ -235,11 +247,14 @@ impl MemoryStore {
         loop {
             // Before the look: it hears of whatever comes after it.
             let changed = stream.changed.notified();
-            let page = stream.log(self.keep)?.page(after, limit, self.lease);
+            let now = Instant::now();
+            let page = stream
+                .log(self.keep, now)?
+                .page(after, limit, self.lease, now);
             if !is_nothing(&page) {
                 return Ok(page);
             }
-            let silence = stream.lock().silence();
+            let silence = stream.lock().silence(now);
             let left = self.lease.min(self.keep).saturating_sub(silence);
             // Whether it was a change or the time: the look is the same.
             drop(timeout(left, changed).await);
@@ -259,10 +274,10 @@ impl MemoryStore {
     }
 
     /// Takes away some of what is too old, unless somebody else is at it.
-    fn sweep(&self) {
+    fn sweep(&self, now: Instant) {
         for _ in 0..STEPS {
             let order = self.shared.order.try_lock().ok();
-            let Some(old) = order.and_then(|mut order| order.overdue(self.keep)) else {
+            let Some(old) = order.and_then(|mut order| order.overdue(self.keep, now)) else {
                 return;
             };
             self.shared.forget(&old);
@@ -360,10 +375,11 @@ impl ResumeStore for MemoryStore {
     }
 
     fn renew<'a>(&'a self, streams: &'a [StreamId]) -> StoreFuture<'a, ()> {
+        let now = Instant::now();
         for stream in streams {
-            self.sweep();
+            self.sweep(now);
             // One that is not there is opened again when it has something to say.
-            drop(self.renew_now(*stream));
+            drop(self.renew_now(*stream, now));
         }
         StoreFuture::ready(Ok(()))
     }

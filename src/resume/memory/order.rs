@@ -81,12 +81,12 @@ impl Order {
     }
 
     /// The stream that was not heard of for longest, if that is `keep` or more.
-    pub(super) fn overdue(&mut self, keep: Duration) -> Option<Arc<Stream>> {
+    pub(super) fn overdue(&mut self, keep: Duration, now: Instant) -> Option<Arc<Stream>> {
         let first = self.heard.first_entry()?;
-        if first.key().0.elapsed() < keep {
+        if now.saturating_duration_since(first.key().0) < keep {
             return None;
         }
-        if first.get().lock().silence() >= keep {
+        if first.get().lock().silence(now) >= keep {
             return Some(first.get().clone());
         }
         let stream = first.remove();

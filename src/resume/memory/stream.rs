@@ -62,9 +62,13 @@ impl Stream {
     }
 
     /// Its log, if the stream is still there and has been heard of within `keep`.
-    pub(super) fn log(&self, keep: Duration) -> Result<MutexGuard<'_, Log>, StoreError> {
+    pub(super) fn log(
+        &self,
+        keep: Duration,
+        now: Instant,
+    ) -> Result<MutexGuard<'_, Log>, StoreError> {
         let log = self.lock();
-        let there = !log.gone && log.silence() < keep;
+        let there = !log.gone && log.silence(now) < keep;
         there.then_some(log).ok_or(StoreError::Unknown)
     }
 
@@ -82,40 +86,37 @@ impl Stream {
 
 impl Log {
     /// Adds those of the events that were never there, and returns how many of the first were.
-    pub(super) fn append(&mut self, events: &[StoredEvent]) -> usize {
+    pub(super) fn append(&mut self, events: &[StoredEvent], now: Instant) -> usize {
         let known = events.partition_point(|event| event.number <= self.newest);
         let new = events.get(known..).unwrap_or_default();
         self.events.extend(new.iter().cloned());
         self.newest = new.last().map_or(self.newest, |event| event.number);
-        self.renew();
+        self.renewed = now;
         known
     }
 
-    pub(super) fn renew(&mut self) {
-        self.renewed = Instant::now();
+    pub(super) fn attend(&mut self, now: Instant) {
+        self.read = Some(now);
     }
 
-    pub(super) fn attend(&mut self) {
-        self.read = Some(Instant::now());
+    pub(super) fn is_read(&self, lease: Duration, now: Instant) -> bool {
+        self.read
+            .is_some_and(|read| now.saturating_duration_since(read) < lease)
     }
 
-    pub(super) fn is_read(&self, lease: Duration) -> bool {
-        self.read.is_some_and(|read| read.elapsed() < lease)
-    }
-
-    pub(super) fn end(&mut self, last: u64, end: StreamEnd) {
+    pub(super) fn end(&mut self, last: u64, end: StreamEnd, now: Instant) {
         self.end = Some((last, end));
-        self.renew();
+        self.renewed = now;
     }
 
-    pub(super) fn page(&self, after: u64, limit: usize, lease: Duration) -> Page {
+    pub(super) fn page(&self, after: u64, limit: usize, lease: Duration, now: Instant) -> Page {
         let from = self.events.partition_point(|event| event.number <= after);
         let events: Vec<_> = self.events.range(from..).take(limit).cloned().collect();
         let more = from + events.len() < self.events.len();
         let then = match self.end {
             _ if more => Then::More,
             Some((last, end)) => Then::Ended { last, end },
-            None if self.silence() < lease => Then::Running,
+            None if self.silence(now) < lease => Then::Running,
             None => Then::Lost,
         };
         Page { events, then }
@@ -136,7 +137,8 @@ impl Log {
         first.then(|| std::mem::take(&mut self.events))
     }
 
-    pub(super) fn silence(&self) -> Duration {
-        self.renewed.elapsed()
+    /// Nothing if it was heard of since, by a call that overtook this one.
+    pub(super) fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.renewed)
     }
 }
