@@ -4,7 +4,8 @@
 //! some events and with twice as many: the difference is what an event costs, without the start.
 //!
 //! Frames of one event each come in two ways: *in bursts*, all there when they are asked for, which shows
-//! the work of the layer alone; and *one by one*, with a turn of the runtime before each, as tokens do.
+//! the work of the layer alone; and *one by one*, each with a wake
+//! of its own and a silence behind it, as tokens do.
 
 use std::{
     collections::HashMap,
@@ -20,13 +21,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream::poll_fn};
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use tokio::{
     runtime::{Builder, Runtime},
-    task::yield_now,
+    sync::mpsc,
 };
 use tower::{Layer, Service, ServiceExt, layer::util::Identity, service_fn};
 use tower_sse::{
@@ -239,14 +240,16 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>>,
 {
     let event = event(SIZE);
-    let frames = futures_util::stream::iter(0..events).then(move |_| {
-        let event = event.clone();
-        async move {
-            yield_now().await;
-            Ok::<_, BoxError>(Frame::data(event))
-        }
-    });
     runtime().block_on(async {
+        // A channel that holds one, filled by another task: the body is woken for each.
+        let (sender, mut events_sent) = mpsc::channel(1);
+        tokio::spawn(async move {
+            for _ in 0..events {
+                let _ = sender.send(event.clone()).await;
+            }
+        });
+        let frames = poll_fn(move |cx| events_sent.poll_recv(cx));
+        let frames = frames.map(|event| Ok::<_, BoxError>(Frame::data(event)));
         let mut body = pin!(respond(layer, exchange, StreamBody::new(frames)).await);
         while let Some(frame) = body.frame().await {
             drop(black_box(frame));
