@@ -39,7 +39,8 @@ use crate::{
 pub(crate) type Body = Either<Answer<Asked>, Full<Bytes>>;
 
 /// The body of a request: streamed from the client, or none.
-type Asked = Either<Question, Full<Bytes>>;
+// Boxed, since hyper has room for 32 requests in each connection.
+type Asked = Either<Box<Question>, Full<Bytes>>;
 
 type Client = Timeout<Retry<RetryOnce, Upstream<Asked>>>;
 
@@ -171,7 +172,7 @@ fn to_upstream(
     }
     head.uri = Uri::from(head.uri.path_and_query()?.clone());
     head.version = Version::HTTP_11;
-    Some(Request::from_parts(head, Either::Left(body)))
+    Some(Request::from_parts(head, Either::Left(Box::new(body))))
 }
 
 /// hyper's client drops a body of unknown length with these methods, unless a field announces it;

@@ -11,12 +11,16 @@ use std::{
     fmt,
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker, ready},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http::{HeaderMap, Request, Response, Uri, header::TRANSFER_ENCODING};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
@@ -51,15 +55,27 @@ pub(crate) enum Error {
     Broken(hyper::Error),
 }
 
+/// hyper's connection, whose type has no name.
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
 struct Connection<B> {
     requests: SendRequest<B>,
     /// None when it has ended, or become a tunnel.
     driver: Option<Driver>,
     tap: Tap,
+    bell: Arc<Bell>,
+    /// The bell as a waker, made once.
+    ring: Waker,
 }
 
-/// hyper's connection, whose type has no name.
-type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+/// Wakes who reads an answer when its connection has something to do.
+///
+/// A server polls a body again and again until it has nothing, and hyper wakes whoever takes a frame
+/// for the next one, which is asked for anyway. Both would cost as much as the event itself.
+struct Bell {
+    state: AtomicU8,
+    reader: AtomicWaker,
+}
 
 /// Connections without a request, the one that waits longest in front.
 struct Idle<B>(Mutex<Waiting<B>>);
@@ -69,6 +85,13 @@ struct Waiting<B> {
     /// Whether somebody will close those that nobody takes.
     reaped: bool,
 }
+
+/// Nothing to do for the connection since it was driven last.
+const QUIET: u8 = 0;
+/// It is driven just now.
+const DRIVEN: u8 = 1;
+/// It must be driven.
+const RUNG: u8 = 2;
 
 /// Shorter than the 5 s after which uvicorn and Node close an idle connection: not to be the one
 /// who writes to it at that moment matters more than a saved handshake.
@@ -123,7 +146,7 @@ where
     async fn connect(&mut self) -> Result<Connection<B>, Error> {
         let connecting = self.connector.call(self.server.clone()).await;
         let socket = connecting.map_err(|error| Error::Connect(error.into()))?;
-        let tap = Tap::default();
+        let (tap, bell) = (Tap::default(), Arc::new(Bell::new()));
         let mut http = http1::Builder::new();
         let handshake = http
             .max_buf_size(LONGEST_HEAD)
@@ -133,6 +156,8 @@ where
             requests,
             driver: Some(Box::pin(driver.with_upgrades())),
             tap,
+            ring: Waker::from(bell.clone()),
+            bell,
         })
     }
 
@@ -189,7 +214,6 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     /// The head of the answer; or an error, with the request if nothing of it was sent.
-    #[expect(clippy::type_complexity)]
     async fn exchange(
         mut self,
         request: Request<B>,
@@ -211,6 +235,7 @@ where
             (error.into_error(), unsent)
         })?;
         self.tap.open(is_chunked(response.headers()));
+        self.bell.state.store(RUNG, Ordering::Relaxed);
         Ok((response, self))
     }
 
@@ -224,6 +249,53 @@ where
     }
 }
 
+impl Bell {
+    fn new() -> Self {
+        Self {
+            state: AtomicU8::new(RUNG),
+            reader: AtomicWaker::new(),
+        }
+    }
+
+    /// Whether the connection must be driven; if not, `cx` is woken when it must.
+    fn has_rung(&self, cx: &Context<'_>) -> bool {
+        // First: who rings after the question finds the waker.
+        self.reader.register(cx.waker());
+        let quiet = self.state.load(Ordering::Acquire) == QUIET;
+        if !quiet {
+            self.state.swap(DRIVEN, Ordering::AcqRel);
+        }
+        !quiet
+    }
+
+    /// The connection has been driven, and gave a frame or has none now.
+    fn rest(&self, frame: bool) {
+        if frame {
+            self.state.store(RUNG, Ordering::Release);
+        } else if let Err(RUNG) = self.exchange(DRIVEN, QUIET) {
+            // While it was driven, which may have come too late for it.
+            self.reader.wake();
+        }
+    }
+
+    fn exchange(&self, from: u8, to: u8) -> Result<u8, u8> {
+        let state = &self.state;
+        state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.swap(RUNG, Ordering::AcqRel) == QUIET {
+            self.reader.wake();
+        }
+    }
+}
+
 impl<B> Answer<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
@@ -233,6 +305,7 @@ where
     fn release(&mut self) {
         if let Some(mut connection) = self.connection.take() {
             connection.drive(&mut Context::from_waker(Waker::noop()));
+            connection.bell.reader.take();
             if connection.requests.is_ready() {
                 self.idle.put(connection);
             }
@@ -256,8 +329,13 @@ where
         let unwoken = &mut Context::from_waker(Waker::noop());
         let mut frame = Pin::new(&mut this.body).poll_frame(unwoken);
         if let (Poll::Pending, Some(connection)) = (&frame, &mut this.connection) {
-            connection.drive(cx);
+            if !connection.bell.has_rung(cx) {
+                return Poll::Pending;
+            }
+            let ring = connection.ring.clone();
+            connection.drive(&mut Context::from_waker(&ring));
             frame = Pin::new(&mut this.body).poll_frame(unwoken);
+            connection.bell.rest(frame.is_ready());
         }
         let frame = ready!(frame);
         let data = matches!(&frame, Some(Ok(frame)) if frame.is_data());
