@@ -19,7 +19,9 @@ mod proxy;
 mod server;
 mod socket;
 mod store;
+mod upstream;
 mod wants;
+mod wire;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -97,7 +99,7 @@ async fn listen(address: &str) -> Result<TcpListener, String> {
     listener.map_err(|error| format!("cannot listen on {address}: {error}"))
 }
 
-async fn proxy(args: &Args) -> io::Result<Proxy> {
+async fn proxy(args: &Args) -> Result<Proxy, BoxError> {
     let upstream = match &args.upstream {
         Some(upstream) => upstream.clone(),
         None => demo::start().await?,
@@ -107,7 +109,7 @@ async fn proxy(args: &Args) -> io::Result<Proxy> {
         connect: args.connect_timeout,
         head: args.head_timeout,
     };
-    Ok(Proxy::new(upstream, &timeouts))
+    Ok(Proxy::new(&upstream, &timeouts)?)
 }
 
 /// On standard output, where a script can wait for it; the log goes to standard error.

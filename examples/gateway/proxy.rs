@@ -1,5 +1,5 @@
-//! The reverse proxy: hyper's client as a tower service, with what RFC 9110 asks of a hop in the
-//! middle. It knows nothing of event streams; those are `SseLayer`'s.
+//! The reverse proxy: what RFC 9110 asks of a hop in the middle. It knows nothing of event streams;
+//! those are `SseLayer`'s.
 
 use std::{
     convert::Infallible,
@@ -20,11 +20,8 @@ use http::{
 };
 use http_body::Body as _;
 use http_body_util::{Either, Full};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
-use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use tower::{
     BoxError, Service, ServiceBuilder, ServiceExt as _,
     retry::{Policy, Retry},
@@ -33,21 +30,26 @@ use tower::{
 };
 use tracing::{debug, warn};
 
-use crate::wants::Question;
+use crate::{
+    upstream::{self, Answer, Upstream},
+    wants::Question,
+};
 
 /// The body of a response: streamed from the upstream, or a short text of our own.
-pub(crate) type Body = Either<Incoming, Full<Bytes>>;
+pub(crate) type Body = Either<Answer<Asked>, Full<Bytes>>;
 
 /// The body of a request: streamed from the client, or none.
-type Asked = Either<Question, Full<Bytes>>;
+// Boxed, since hyper has room for 32 requests in each connection.
+type Asked = Either<Box<Question>, Full<Bytes>>;
 
-type Client = Timeout<Retry<RetryOnce, legacy::Client<HttpConnector, Asked>>>;
+type Client = Timeout<Retry<RetryOnce, Upstream<Asked>>>;
 
 /// Forwards each request to one upstream.
 #[derive(Clone)]
 pub(crate) struct Proxy {
     client: Client,
-    upstream: Authority,
+    /// Names the upstream.
+    host: HeaderValue,
 }
 
 /// How long the upstream may take.
@@ -68,8 +70,8 @@ struct Upgrade {
 }
 
 /// Sends a request a second time if the connection broke before the answer: a pooled connection
-/// may be closed by the upstream in the moment that we write to it. hyper itself only repeats
-/// what it had not begun to write.
+/// may be closed by the upstream in the moment that we write to it. [`Upstream`] itself only
+/// repeats what was not written at all.
 #[derive(Clone, Default)]
 struct RetryOnce {
     spent: bool,
@@ -89,23 +91,21 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Shorter than the 5 s after which uvicorn and Node close an idle connection: not to be the one
-/// who writes to it at that moment matters more than a saved handshake.
-const POOL_IDLE: Duration = Duration::from_secs(4);
-
-/// An upstream that is gone without a word is noticed after this silence and three probes; nothing
-/// else would end a stream that waits for it.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const PROBE: Duration = Duration::from_secs(10);
-const PROBES: u32 = 3;
-
 impl Proxy {
-    pub(crate) fn new(upstream: Authority, timeouts: &Timeouts) -> Self {
+    pub(crate) fn new(upstream: &Authority, timeouts: &Timeouts) -> Result<Self, http::Error> {
+        let server = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(upstream.clone())
+            .path_and_query("/")
+            .build()?;
         let client = ServiceBuilder::new()
             .timeout(timeouts.head)
             .retry(RetryOnce::default())
-            .service(client(timeouts.connect));
-        Self { client, upstream }
+            .service(Upstream::new(server, timeouts.connect));
+        // the port that everybody assumes is left out
+        let host = upstream.as_str();
+        let host = HeaderValue::from_str(host.strip_suffix(":80").unwrap_or(host))?;
+        Ok(Self { client, host })
     }
 
     pub(crate) fn into_service(
@@ -129,7 +129,7 @@ impl Proxy {
             return text(StatusCode::NOT_IMPLEMENTED, "this proxy opens no tunnels");
         }
         let upgrade = Upgrade::asked(&mut request);
-        let request = match to_upstream(request, self.upstream, upgrade.as_ref()) {
+        let request = match to_upstream(request, self.host, upgrade.as_ref()) {
             Some(request) => request,
             None => return text(StatusCode::BAD_REQUEST, "the request has no usable target"),
         };
@@ -140,24 +140,13 @@ impl Proxy {
     }
 }
 
-fn client(connect: Duration) -> legacy::Client<HttpConnector, Asked> {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(connect));
-    connector.set_keepalive(Some(KEEPALIVE));
-    connector.set_keepalive_interval(Some(PROBE));
-    connector.set_keepalive_retries(Some(PROBES));
-    legacy::Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(POOL_IDLE)
-        .build(connector)
-}
-
 // === The request ===
 
+/// None for a target without a path, as in `GET host`: that form is for CONNECT alone (RFC 9112,
+/// 3.2.3).
 fn to_upstream(
     request: Request<Question>,
-    upstream: Authority,
+    host: HeaderValue,
     upgrade: Option<&Upgrade>,
 ) -> Option<Request<Asked>> {
     let (mut head, body) = request.into_parts();
@@ -174,15 +163,16 @@ fn to_upstream(
         switch_to(&mut head.headers, &upgrade.protocol);
     }
     say_who_asked(&mut head);
+    head.headers.insert(HOST, host);
     // HTTP/2 splits cookies, HTTP/1 wants them in one line (RFC 9113, 8.2.3)
     join_lines(&mut head.headers, COOKIE, b"; ");
     if must_announce(&head.method, &body) {
         let chunked = HeaderValue::from_static("chunked");
         head.headers.insert(TRANSFER_ENCODING, chunked);
     }
-    head.uri = target(&head.uri, upstream)?;
+    head.uri = Uri::from(head.uri.path_and_query()?.clone());
     head.version = Version::HTTP_11;
-    Some(Request::from_parts(head, Either::Left(body)))
+    Some(Request::from_parts(head, Either::Left(Box::new(body))))
 }
 
 /// hyper's client drops a body of unknown length with these methods, unless a field announces it;
@@ -195,7 +185,6 @@ fn must_announce(method: &Method, body: &Question) -> bool {
 /// Says for whom we ask. What came in is kept: a proxy in front of us that ends TLS knows better.
 fn say_who_asked(head: &mut request::Parts) {
     let headers = &mut head.headers;
-    // hyper's client then writes the upstream's
     let host = headers.remove(HOST);
     // a target with a host in it overrules the field (RFC 9112, 3.2.2)
     if let Some(host) = head.uri.authority().and_then(host_and_port).or(host) {
@@ -219,25 +208,15 @@ fn peer_address(peer: &Peer) -> Option<HeaderValue> {
     HeaderValue::from_str(&peer.0.ip().to_canonical().to_string()).ok()
 }
 
-/// None for a target without a path, as in `GET host`: that form is for CONNECT alone (RFC 9112,
-/// 3.2.3).
-fn target(uri: &Uri, upstream: Authority) -> Option<Uri> {
-    let target = Uri::builder()
-        .scheme(Scheme::HTTP)
-        .authority(upstream)
-        .path_and_query(uri.path_and_query()?.as_str());
-    target.build().ok()
-}
-
-impl Policy<Request<Asked>, Response<Incoming>, legacy::Error> for RetryOnce {
+impl Policy<Request<Asked>, Response<Answer<Asked>>, upstream::Error> for RetryOnce {
     type Future = Ready<()>;
 
     fn retry(
         &mut self,
         _: &mut Request<Asked>,
-        result: &mut Result<Response<Incoming>, legacy::Error>,
+        result: &mut Result<Response<Answer<Asked>>, upstream::Error>,
     ) -> Option<Ready<()>> {
-        let broke = result.as_ref().is_err_and(|error| !error.is_connect());
+        let broke = matches!(result, Err(upstream::Error::Broken(_)));
         let first = !std::mem::replace(&mut self.spent, true);
         (broke && first).then(|| ready(()))
     }
@@ -257,7 +236,7 @@ impl Policy<Request<Asked>, Response<Incoming>, legacy::Error> for RetryOnce {
 
 // === The response ===
 
-fn to_client(mut response: Response<Incoming>, upgrade: Option<Upgrade>) -> Response<Body> {
+fn to_client(mut response: Response<Answer<Asked>>, upgrade: Option<Upgrade>) -> Response<Body> {
     strip_hop_by_hop(response.headers_mut());
     // an HTTP/1.0 upstream is no reason to answer in HTTP/1.0
     *response.version_mut() = Version::HTTP_11;
@@ -308,8 +287,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 }
 
 fn is_connect(cause: &(dyn Error + 'static)) -> bool {
-    let error = cause.downcast_ref::<legacy::Error>();
-    error.is_some_and(legacy::Error::is_connect)
+    matches!(cause.downcast_ref(), Some(upstream::Error::Connect(_)))
 }
 
 /// Reading from the client failed inside of writing to the upstream: one hyper error in another.

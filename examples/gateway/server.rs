@@ -42,12 +42,16 @@ const HTTP2_PING: Duration = Duration::from_secs(20);
 /// How long a new connection may say nothing at all.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 
+/// The longest head of a request, and how much waits in the program for a client that does not take
+/// it. hyper's own 408 KiB would be the most that a stream needs.
+const BUFFER: usize = 32 * 1024;
+
 impl Server {
     pub(crate) fn new(write_timeout: Duration) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         // with a timer, hyper closes a connection that takes 30 s over the head of a request; the
         // clock starts when the first bytes have told HTTP/1 from HTTP/2
-        http.http1().timer(TokioTimer::new());
+        http.http1().timer(TokioTimer::new()).max_buf_size(BUFFER);
         http.http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(HTTP2_PING);
