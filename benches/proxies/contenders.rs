@@ -164,11 +164,10 @@ fn found(program: &str) -> Result<PathBuf, Trouble> {
 
 fn nginx(place: &Place<'_>) -> String {
     let Place {
-        listen,
-        upstream,
-        connections,
-        ..
+        listen, upstream, ..
     } = place;
+    // with a sixteenth left it drops connections whose request is not there yet
+    let connections = place.connections + place.connections / 8;
     let folder = place.folder.0.display();
     let root = if is_root() { "user root;" } else { "" };
     let master = if place.alone { "off" } else { "on" };
@@ -208,7 +207,7 @@ fn haproxy(place: &Place<'_>) -> String {
         listen, upstream, ..
     } = place;
     // it counts two files for each, and some of its own
-    let streams = place.connections / 2 - 100;
+    let streams = place.connections / 2 - 50;
     format!(
         "global
     nbthread 1

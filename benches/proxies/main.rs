@@ -142,7 +142,11 @@ async fn run(args: Args) -> Result<(), Trouble> {
         core: (cores > 1).then_some(1),
         connections: files - SPARE,
     };
-    let idle = args.idle.unwrap_or(if args.quick { 1000 } else { 20_000 });
+    let wanted = args.idle.unwrap_or(if args.quick { 1000 } else { 20_000 });
+    let idle = wanted.min((files - SPARE) / 2 - SPARE / 2);
+    if idle < wanted {
+        eprintln!("{files} open files for each program allow {idle} idle streams, not {wanted}");
+    }
     let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 5 });
     let contenders: Vec<_> = Contender::ALL
         .into_iter()

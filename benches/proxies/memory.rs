@@ -121,7 +121,8 @@ pub(crate) async fn beats(
         ("opened within, s".to_owned(), opening.as_secs_f64()),
         (
             "heartbeats/(stream × interval)".to_owned(),
-            beats.len() as f64 / bench.idle as f64
+            beats.len() as f64
+                / bench.idle as f64
                 / (watched.as_secs_f64() / interval.as_secs_f64()),
         ),
         (

@@ -104,12 +104,12 @@ pub(crate) static ROWS: [Row; 15] = [
     row(
         "beats-15s",
         "idle, heartbeats every 15 s",
-        Work::Beats(_, 15),
+        Work::Beats("15s", 15),
     ),
     row(
         "beats-1s",
         "idle, heartbeats every second",
-        Work::Beats("1s"),
+        Work::Beats("1s", 1),
     ),
     row(
         "growth-streams",
