@@ -27,7 +27,7 @@ pub(crate) struct Folder(pub(crate) PathBuf);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long it may take to leave.
-const LEAVE: Duration = Duration::from_secs(5);
+const LEAVE: Duration = Duration::from_secs(10);
 
 const TURN: Duration = Duration::from_millis(5);
 

@@ -27,8 +27,8 @@ enum Work {
     /// With the time from the origin to the client.
     Paced,
     LockStep,
-    /// Needs other programs, and time.
-    Count,
+    Calls,
+    Instructions,
     Stalled,
     Idle,
     /// The gateway's flag, and its seconds.
@@ -70,7 +70,7 @@ const TOKEN: Shape = Shape {
     chunk: 1,
 };
 
-pub(crate) static ROWS: [Row; 15] = [
+pub(crate) static ROWS: [Row; 16] = [
     row(
         "flood",
         "one event of 200 B a chunk, back to back, 50 streams",
@@ -98,7 +98,8 @@ pub(crate) static ROWS: [Row; 15] = [
     ),
     row("paced", "paced, 200 streams of 50 events/s", Work::Paced),
     row("lock-step", "lock step, 1 stream", Work::LockStep),
-    row("count", "lock step, 1 stream, counted", Work::Count),
+    row("calls", "lock step, 1 stream", Work::Calls),
+    row("instructions", "lock step, 1 stream", Work::Instructions),
     row("stalled", "200 readers that stopped reading", Work::Stalled),
     row("idle", "idle streams", Work::Idle),
     row(
@@ -174,7 +175,7 @@ impl Row {
     pub(crate) fn in_quick_form(&self) -> bool {
         !matches!(
             self.work,
-            Work::Count | Work::Growth(_) | Work::Beats(_, 15)
+            Work::Calls | Work::Instructions | Work::Growth(_) | Work::Beats(_, 15)
         )
     }
 
@@ -191,7 +192,7 @@ impl Row {
         match self.work {
             Work::Cpu(_) | Work::Paced | Work::LockStep => rounds,
             Work::Stalled | Work::Growth(_) => rounds.min(3),
-            Work::Count | Work::Idle | Work::Beats(..) => 1,
+            Work::Calls | Work::Instructions | Work::Idle | Work::Beats(..) => 1,
         }
     }
 
@@ -204,7 +205,8 @@ impl Row {
             Work::Cpu(point) => Ok(vec![(CPU.to_owned(), at(bench, contender, point).await?)]),
             Work::Paced => paced(bench, contender).await,
             Work::LockStep => lock_step(bench, contender).await,
-            Work::Count => count::count(bench, contender).await,
+            Work::Calls => count::calls(bench, contender).await,
+            Work::Instructions => count::instructions(bench, contender).await,
             Work::Stalled => memory::stalled(bench, contender).await,
             Work::Idle => memory::idle(bench, contender).await,
             Work::Beats(flag, seconds) => {
