@@ -64,6 +64,11 @@ impl Contender {
         }
     }
 
+    /// Whether it is measured along the axes of growth, which takes long.
+    pub(crate) fn grows(self) -> bool {
+        matches!(self, Self::Gateway | Self::Nginx)
+    }
+
     pub(crate) fn start(
         self,
         programs: &Programs,

@@ -1,6 +1,33 @@
-//! The gateway beside other proxies, streams through each.
+//! The gateway beside nginx, HAProxy, Caddy and a bare relay, with event streams through each:
+//! `benches/proxies/run`, or `benches/proxies/run --quick` for a look.
+//!
+//! This program is the origin and all clients, on core 0. A proxy is one process on core 1, and the
+//! only one: it is started for each measurement anew and told to hand on what it gets at once. In
+//! each round every contender has its turn, and each round begins with another.
+//!
+//! Counted is what the proxy itself takes, from `/proc`: the CPU time of its threads to the nanosecond,
+//! user and system, from the first event to the last after a tenth as many to warm up; and its memory
+//! (PSS). A cell is the median over the rounds, with the least and the most. Every event has the
+//! number of its stream and its own, and all must arrive, whole and in order, or the run fails.
+//! The gateway runs as it does by default, with heartbeats, headers, drain and metrics on.
+//!
+//! What this does not tell:
+//!
+//! - How much a proxy can pass on at most. Origin and clients share a core, so in the rows that are
+//!   back to back they are what is full, not a quick proxy: it waits, wakes up for what has come
+//!   since, and pays more for an event than if it had been given many at once.
+//! - The share of the network: all is on one machine, and the kernel does at each write what the
+//!   other side would do. No TLS, no HTTP/2, no more than one core for the proxy.
+//! - What else the machine does. CPU times and latencies rise when others compute beside; the ratios
+//!   of one round and the counts of instructions hardly do.
+//! - Latencies below the time that a core takes to wake up, which is most of them when virtual.
+//!   `p50` and `p99` are from before the origin's write to after the client's read.
+//! - Which part of the kernel's memory is the proxy's: it is counted for the whole way, with origin and
+//!   clients. nginx has memory for connections from its start, which is in no stream's share.
 
 mod bench;
+mod bounds;
+mod chart;
 mod contenders;
 mod count;
 mod events;
@@ -173,9 +200,12 @@ fn target() -> io::Result<PathBuf> {
 
 fn report(bench: &Bench, contenders: &[Contender], out: &Path) -> io::Result<()> {
     let table = table::markdown(&bench.samples, contenders);
-    println!("{table}");
+    let verdicts = bounds::verdicts(&bench.samples);
+    println!("{table}\n{verdicts}");
     fs::create_dir_all(out)?;
     fs::write(out.join("table.md"), table + "\n")?;
+    let chart = chart::svg(&bench.samples, contenders);
+    fs::write(out.join("chart.svg"), chart)?;
     fs::write(out.join("numbers.csv"), table::csv(&bench.samples))
 }
 

@@ -179,10 +179,15 @@ impl Row {
         )
     }
 
+    /// Whether each of its numbers is named by its place on an axis.
+    pub(crate) fn is_growth(&self) -> bool {
+        matches!(self.work, Work::Growth(_))
+    }
+
     pub(crate) fn is_for(&self, contender: Contender) -> bool {
         match self.work {
             Work::Beats(..) => contender == Contender::Gateway,
-            Work::Growth(_) => matches!(contender, Contender::Gateway | Contender::Nginx),
+            Work::Growth(_) => contender.grows(),
             _ => true,
         }
     }

@@ -2,7 +2,13 @@
 
 use std::fmt::Write as _;
 
-use crate::{contenders::Contender, measure::share, rows::Row};
+use crate::{
+    contenders::Contender,
+    count::INSTRUCTIONS,
+    measure::share,
+    memory::OWN,
+    rows::{CPU, P50, P99, Row},
+};
 
 /// One number, or why there is none.
 pub(crate) struct Sample {
@@ -25,6 +31,13 @@ pub(crate) struct Summary {
 pub(crate) struct Line {
     pub(crate) row: &'static Row,
     pub(crate) metric: String,
+}
+
+impl Line {
+    /// What a picture makes clearer: of the rest the table tells.
+    pub(crate) fn is_drawn(&self) -> bool {
+        [CPU, P50, P99, OWN, INSTRUCTIONS].contains(&self.metric.as_str())
+    }
 }
 
 /// In the order in which they were measured.
