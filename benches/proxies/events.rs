@@ -197,6 +197,64 @@ impl Checker {
     }
 }
 
+/// That [`Checker`] takes what is right, however it is cut, and nothing else.
+pub(crate) fn check() -> Result<(), String> {
+    let shape = Shape { size: 64, chunk: 4 };
+    let mut chunks = Chunks::new(7, shape);
+    let prefix = shape.prefix().len();
+    let (_, chunk) = chunks.next(4, 1);
+    let events: Vec<_> = chunk[prefix..chunk.len() - 2].chunks(shape.size).collect();
+    let [first, second, third, fourth] = events[..] else {
+        return Err("a chunk of four events".to_owned());
+    };
+    let (retry, end) = (b"retry: 5\n".as_slice(), shape.size - 1);
+    let right = [
+        b": a\n\n",
+        first,
+        second,
+        b":\n",
+        third,
+        &fourth[..end],
+        retry,
+        b"\n",
+    ]
+    .concat();
+    for length in 1..=right.len() {
+        let (events, comments) = seen(shape, right.chunks(length))?;
+        if (events, comments) != (4, 2) {
+            return Err(format!(
+                "in pieces of {length}: {events} events, {comments} comments"
+            ));
+        }
+    }
+    let cut = &first[..end - 2];
+    for wrong in [
+        [first, third].concat(),
+        [second, first].concat(),
+        [first, first].concat(),
+        [cut, b"\n\n"].concat(),
+        [cut, second].concat(),
+        [&first[..end], second].concat(),
+    ] {
+        if seen(shape, wrong.chunks(wrong.len())).is_ok() {
+            return Err(format!("taken: {:?}", String::from_utf8_lossy(&wrong)));
+        }
+    }
+    Ok(())
+}
+
+fn seen<'a>(shape: Shape, pieces: impl Iterator<Item = &'a [u8]>) -> Result<(u64, u64), String> {
+    let mut checker = Checker::new(7, shape.size);
+    let (mut events, mut comments) = (0, 0);
+    for piece in pieces {
+        checker.take(piece, &mut |seen| match seen {
+            Seen::Event(_) => events += 1,
+            Seen::Comment => comments += 1,
+        })?;
+    }
+    Ok((events, comments))
+}
+
 fn write(digits: &mut [u8], mut number: u64) {
     for digit in digits.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;

@@ -23,6 +23,17 @@ pub(crate) struct Process {
 /// A temporary folder.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
+/// This program, and those that it starts, go before what else the machine does, where that may be.
+pub(crate) struct First {
+    /// What the session was worth before.
+    before: Option<String>,
+}
+
+/// Of the session: where there is one, the worth of a process does not count beyond it.
+const SESSION: &str = "/proc/self/autogroup";
+
+const WORTH: &str = "-10";
+
 /// How long a program may take until it can be connected to; under valgrind it is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -113,6 +124,28 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             self.leave();
+        }
+    }
+}
+
+impl First {
+    pub(crate) fn new() -> Self {
+        let id = process::id().to_string();
+        let _ = Command::new("renice")
+            .args(["-n", WORTH, "-p", &id])
+            .output();
+        let session = fs::read_to_string(SESSION).ok();
+        let before =
+            session.and_then(|session| Some(session.trim().rsplit_once(' ')?.1.to_owned()));
+        let _ = fs::write(SESSION, WORTH);
+        Self { before }
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = fs::write(SESSION, before);
         }
     }
 }

@@ -196,7 +196,7 @@ impl Row {
     pub(crate) fn rounds(&self, rounds: usize) -> usize {
         match self.work {
             Work::Cpu(_) | Work::Paced | Work::LockStep => rounds,
-            Work::Stalled | Work::Growth(_) => rounds.min(3),
+            Work::Stalled | Work::Growth(_) => rounds.div_ceil(2),
             Work::Calls | Work::Instructions | Work::Idle | Work::Beats(..) => 1,
         }
     }
@@ -262,13 +262,13 @@ async fn cpu_per_event(
 async fn paced(bench: &mut Bench, contender: Contender) -> Result<Vec<Measured>, Trouble> {
     const STREAMS: usize = 200;
     const INTERVAL: Duration = Duration::from_millis(20);
-    const TIMES: u32 = 150;
+    let times = 150 / bench.divisor() as u32;
     let process = bench.start(contender, Start::default())?;
     let mut streams = Streams::open(&mut bench.origin, process.address, STREAMS, SMALL).await?;
-    streams.paced(INTERVAL, TIMES / 10).await?;
+    streams.paced(INTERVAL, times / 10).await?;
     streams.arrivals.latencies.replace(Some(Vec::new()));
     let cpu = cpu_per_event(&process, &mut streams, async |streams| {
-        streams.paced(INTERVAL, TIMES).await
+        streams.paced(INTERVAL, times).await
     })
     .await?;
     let mut latencies = streams.arrivals.latencies.take().unwrap_or_default();
