@@ -27,7 +27,8 @@ const SHAPE: Shape = Shape {
     chunk: 1,
 };
 
-const EVENTS: u64 = 1000;
+/// Enough that what differs from start to start is little beside them.
+const EVENTS: u64 = 3000;
 
 const VALGRIND: [&str; 3] = [
     "valgrind",

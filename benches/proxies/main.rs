@@ -168,10 +168,10 @@ async fn run(args: Args) -> Result<(), Trouble> {
             .gateway
             .unwrap_or(target.join("release/examples/gateway")),
         core: (cores > 1).then_some(1),
-        connections: files - SPARE,
+        connections: files.saturating_sub(SPARE).max(SPARE),
     };
     let wanted = args.idle.unwrap_or(if args.quick { 1000 } else { 20_000 });
-    let idle = wanted.min((files - SPARE) / 2 - SPARE / 2);
+    let idle = wanted.min(files.saturating_sub(2 * SPARE) / 2);
     if idle < wanted {
         eprintln!("{files} open files for each program allow {idle} idle streams, not {wanted}");
     }

@@ -107,7 +107,7 @@ pub(crate) async fn beats(
     let before = cpu(process.id);
     let watched = interval * (10.0 / interval.as_secs_f64()).ceil().max(2.0) as u32;
     sleep(watched).await;
-    let spent = cpu(process.id) - before;
+    let spent = cpu(process.id).saturating_sub(before);
     streams.arrivals.check()?;
     let beats = streams.arrivals.beats.take().unwrap_or_default();
     let left_out = bench.idle - heard(&beats, bench.idle);

@@ -37,8 +37,8 @@ const WORTH: &str = "-10";
 /// How long a program may take until it can be connected to; under valgrind it is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long it may take to leave.
-const LEAVE: Duration = Duration::from_secs(10);
+/// How many seconds it may take to leave.
+const LEAVE: usize = 10;
 
 const TURN: Duration = Duration::from_millis(5);
 
@@ -72,7 +72,7 @@ impl Process {
     fn listens(&mut self) -> Result<(), Trouble> {
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(self.address).is_err() {
-            let ended = self.child.try_wait().is_ok_and(|status| status.is_some());
+            let ended = self.has_ended();
             if ended || Instant::now() > deadline {
                 let said = self.said();
                 let last = said.lines().last().unwrap_or("and says nothing");
@@ -83,15 +83,20 @@ impl Process {
         Ok(())
     }
 
-    /// Measures its only child instead.
+    /// Measures its only child instead, which comes a little after it listens.
     pub(crate) fn worker(mut self) -> Result<Self, Trouble> {
         let children = format!("/proc/{0}/task/{0}/children", self.id);
-        let children = fs::read_to_string(children).unwrap_or_default();
-        let child = children.split_whitespace().next();
-        self.id = child
-            .and_then(|child| child.parse().ok())
-            .ok_or_else(|| Trouble::Unable("it has no worker".to_owned()))?;
-        Ok(self)
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let children = fs::read_to_string(&children).unwrap_or_default();
+            let child = children.split_whitespace().next();
+            if let Some(child) = child.and_then(|child| child.parse().ok()) {
+                self.id = child;
+                return Ok(self);
+            }
+            thread::sleep(TURN);
+        }
+        Err(Trouble::Unable("it has no worker".to_owned()))
     }
 
     /// Asks it to leave, waits until it has, and returns what it said.
@@ -100,18 +105,25 @@ impl Process {
         self.said()
     }
 
+    /// Told again each second: nginx without a master may miss a signal that comes before it waits.
     fn leave(&mut self) {
-        signal("TERM", self.child.id());
-        let deadline = Instant::now() + LEAVE;
-        while self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            if Instant::now() > deadline {
-                signal("KILL", self.id);
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                return;
+        for _ in 0..LEAVE {
+            signal("TERM", self.child.id());
+            let told = Instant::now();
+            while told.elapsed() < Duration::from_secs(1) {
+                if self.has_ended() {
+                    return;
+                }
+                thread::sleep(TURN);
             }
-            thread::sleep(TURN);
         }
+        signal("KILL", self.id);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
     fn said(&self) -> String {
@@ -122,7 +134,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+        if !self.has_ended() {
             self.leave();
         }
     }

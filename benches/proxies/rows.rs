@@ -192,12 +192,12 @@ impl Row {
         }
     }
 
-    /// What takes long is done less often: memory and counts hardly change between rounds.
+    /// What takes long is done less often, and hardly changes between rounds.
     pub(crate) fn rounds(&self, rounds: usize) -> usize {
         match self.work {
             Work::Cpu(_) | Work::Paced | Work::LockStep => rounds,
-            Work::Stalled | Work::Growth(_) => rounds.div_ceil(2),
-            Work::Calls | Work::Instructions | Work::Idle | Work::Beats(..) => 1,
+            Work::Stalled | Work::Growth(_) | Work::Instructions => rounds.div_ceil(2),
+            Work::Calls | Work::Idle | Work::Beats(..) => 1,
         }
     }
 
@@ -256,7 +256,7 @@ async fn cpu_per_event(
     let before = (cpu(process.id), streams.arrivals.events.get());
     work(streams).await?;
     let after = (cpu(process.id), streams.arrivals.events.get());
-    Ok((after.0 - before.0) as f64 / 1000.0 / (after.1 - before.1) as f64)
+    Ok(after.0.saturating_sub(before.0) as f64 / 1000.0 / (after.1 - before.1) as f64)
 }
 
 async fn paced(bench: &mut Bench, contender: Contender) -> Result<Vec<Measured>, Trouble> {
