@@ -172,8 +172,7 @@ impl Checker {
 
     fn check(&self) -> Result<(), String> {
         let next = self.next;
-        let right = !self.whole
-            && self.head.starts_with(b"data: ")
+        let right = self.head.starts_with(b"data: ")
             && read(&self.head[STREAM]) == Some(self.stream as u64)
             && read(&self.head[NUMBER]) == Some(next);
         right.then_some(()).ok_or_else(|| {
