@@ -1,8 +1,7 @@
 use std::{
     mem,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     thread,
 };
 
@@ -21,9 +20,9 @@ use crate::{
     flush::Flush,
     frames::{PollFrame, into_bytes, poll_passing},
     slot::Slot,
-    stall::Pulse,
     timer::Timer,
     trace::trace,
+    watch::Watch,
 };
 
 pin_project! {
@@ -58,8 +57,7 @@ pin_project! {
 struct Stream<B> {
     engine: Engine,
     slot: Slot<B>,
-    /// Where the stream is watched for a client that does not read.
-    pulse: Option<Box<(Arc<Pulse>, Waker)>>,
+    watch: Option<Box<Watch>>,
     timer: Timer,
     flush: Option<Box<Flush>>,
     stage: Stage,
@@ -123,7 +121,7 @@ impl<B: Send + 'static> SseBody<B> {
         let stream = Stream {
             engine: opening.engine,
             slot,
-            pulse: pulse.map(|pulse| Box::new((pulse.clone(), pulse.waker()))),
+            watch: pulse.map(Watch::new),
             timer: Timer::default(),
             flush: None,
             stage: Stage::Open,
@@ -182,22 +180,21 @@ where
     // Its registers are not saved for a body that passes.
     #[inline(never)]
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<Bytes, BoxError> {
-        if self.pulse.is_some() || self.engine.may_be_drained() {
-            // Before the drain is asked whether it has started: a start that comes after that
-            // question finds the waker here.
-            self.slot.set_waker(cx.waker());
-        }
-        let Some(watch) = self.pulse.take() else {
+        // Before the drain is asked whether it has started: a start that comes after that question
+        // finds the waker here.
+        let reached = self.watch.is_some() || self.engine.may_be_drained();
+        let woken = reached && self.slot.set_waker(cx.waker());
+        let Some(mut watch) = self.watch.take() else {
             return self.poll_next(cx);
         };
-        let (pulse, waker) = &*watch;
-        pulse.on_poll();
-        let next = self.poll_next(&mut Context::from_waker(waker));
-        if next.is_ready() {
-            pulse.on_frame();
+        // hyper asks twice before it believes that there is nothing.
+        if woken || !watch.is_waiting() {
+            let next = watch.poll(|cx| self.poll_next(cx));
+            self.watch = Some(watch);
+            return next;
         }
-        self.pulse = Some(watch);
-        next
+        self.watch = Some(watch);
+        Poll::Pending
     }
 
     /// In this order, always: output, drain, life time, upstream, silence, and the heartbeat.

@@ -42,6 +42,7 @@ mod timer;
 mod trace;
 mod truncation;
 mod verdict;
+mod watch;
 pub mod wire;
 mod withdraw;
 

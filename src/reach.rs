@@ -21,14 +21,17 @@ pub(crate) trait Reach: Send + Sync {
 pub(crate) struct Relay(Mutex<Option<Waker>>);
 
 impl Relay {
-    pub(crate) fn set(&self, waker: &Waker) {
+    /// Tells whether there was a wake since the last time, or this is the first.
+    pub(crate) fn set(&self, waker: &Waker) -> bool {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let woken = current.is_none();
         if current.as_ref().is_none_or(|old| !old.will_wake(waker)) {
             let old = current.replace(waker.clone());
             // No lock is held where code of others runs.
             drop(current);
             drop(old);
         }
+        woken
     }
 
     /// Once for each poll: until the next one, who was woken knows.

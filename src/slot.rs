@@ -73,10 +73,11 @@ impl<B> Slot<B> {
         Self::Shared(shared)
     }
 
-    /// Who is woken when something comes from outside.
-    pub(crate) fn set_waker(&self, waker: &Waker) {
-        if let Self::Shared(shared) = self {
-            shared.relay.set(waker);
+    /// Who is woken when something comes from outside. Tells whether it may have.
+    pub(crate) fn set_waker(&self, waker: &Waker) -> bool {
+        match self {
+            Self::Own(_) => true,
+            Self::Shared(shared) => shared.relay.set(waker),
         }
     }
 

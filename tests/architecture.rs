@@ -49,7 +49,7 @@ const LEVELS: [&[&str]; 7] = [
     &["engine"],
     // L3: the one body, and what it holds; and the services inside it, with bodies of their own
     &[
-        "body", "flush", "frames", "slot", "timer", "resume", "early",
+        "body", "flush", "frames", "slot", "timer", "watch", "resume", "early",
     ],
     // L4: the one service
     &["service", "future"],
