@@ -23,7 +23,7 @@ use tower_sse::{
     BreakOff, DrainLayer, DrainMode, EndReason, EventIdLayer, HeartbeatLayer, HeartbeatStart,
     LastSentId, LifetimeLayer, MetricsLayer, Observer, Protocol, SilenceLayer, SseLayer,
     StreamHead, StreamTotals, TruncationLayer,
-    wire::{EventId, Field},
+    wire::{EventId, Field, Position, Scanner},
 };
 
 #[derive(Clone, Debug)]
@@ -65,6 +65,9 @@ struct Ear {
 /// Between two frames, so that they come in polls of their own.
 const SHORT: Duration = Duration::from_millis(1);
 const LONG: Duration = Duration::from_secs(25);
+
+/// Of this every line is read; behind it frames may pass.
+const START: &[u8] = b"data: start\n\n";
 
 const STARTS: [HeartbeatStart; 3] = [
     HeartbeatStart::AtOnce,
@@ -345,8 +348,6 @@ fn is_last(event: &reference::Event) -> bool {
 
 #[test]
 fn what_is_told_of_a_stream_is_what_a_client_has_of_it() {
-    // Reads the start of the stream; behind it frames may pass.
-    const START: &[u8] = b"data: start\n\n";
     for (name, stream) in TURNS.iter().chain(NASTY) {
         for chunks in chunkings(stream) {
             let starts = [&[][..], &[Bytes::from_static(START)]];
@@ -381,6 +382,88 @@ fn what_is_told_of_a_stream_is_what_a_client_has_of_it() {
                     last.map(String::as_str),
                     "{case}"
                 );
+            }
+        }
+    }
+}
+
+// === where a drain ends them ===
+
+/// Where the stream may end, from `start` on; nowhere, where it would be inside of an event.
+fn boundary(stream: &[u8], start: usize) -> Option<usize> {
+    let position = |bytes: &[&[u8]]| {
+        let mut scanner = Scanner::new();
+        bytes.iter().for_each(|bytes| scanner.scan(bytes, |_| ()));
+        scanner.position()
+    };
+    (start..=stream.len()).find(|&at| {
+        let (before, behind) = stream.split_at(at);
+        match position(&[before]) {
+            Position::Boundary => true,
+            // No LF follows, so the CR was all of the line's end.
+            Position::AfterCr => {
+                behind.first().is_some_and(|byte| *byte != b'\n')
+                    && position(&[before, b"\n"]) == Position::Boundary
+            }
+            Position::LineStart | Position::MidLine => false,
+        }
+    })
+}
+
+async fn drained(layer: SseLayer, chunks: [Bytes; 2]) -> Recording {
+    let [first, second] = chunks;
+    let (drain_layer, drain) = DrainLayer::pair();
+    let drain_layer = drain_layer
+        .mode(DrainMode::EndNow)
+        .spread(Duration::ZERO)
+        .without_retry();
+    let start = Step::Data(Bytes::from_static(START));
+    let pause = Step::Pause(2 * SHORT);
+    let steps = [
+        start,
+        pause.clone(),
+        Step::Data(first),
+        pause,
+        Step::Data(second),
+    ];
+    let layer = layer.drain(drain_layer);
+    let response = through(layer, Client::Fetch.request(), events(steps)).await;
+    tokio::spawn(async move {
+        sleep(3 * SHORT).await;
+        drain.start();
+    });
+    record(response.into_body()).await
+}
+
+#[test]
+fn a_drain_ends_a_stream_at_its_next_boundary_however_it_was_read() {
+    let runtime = paused();
+    let ends = || SseLayer::new().without_heartbeat();
+    let frames = || ends().metrics(MetricsLayer::new(Arc::new(Ear::default())));
+    let lines = || ends().truncation(TruncationLayer::new().terminal(ends_chat).count_only());
+    // Behind comments there is a boundary that only the end of a frame shows, and of a long line the
+    // end of a frame shows less than its lines do.
+    let is_told = |stream: &&[u8]| {
+        let has = |part: &[u8]| stream.windows(part.len()).any(|bytes| bytes == part);
+        let comments = stream.starts_with(b":") || has(b"\n:") || has(b"\r:");
+        stream.len() <= 64 && !comments && !has(b"\xef") && !has(b"\r\r\n")
+    };
+    let streams = TURNS.iter().chain(NASTY).map(|(_, stream)| *stream);
+    for stream in streams.filter(is_told) {
+        for cut in 0..=stream.len() {
+            let end = boundary(stream, cut).unwrap_or(stream.len());
+            let expected = [START, &stream[..end]].concat();
+            for layer in [ends(), frames(), lines()] {
+                let (first, second) = stream.split_at(cut);
+                let chunks = [first, second].map(Bytes::copy_from_slice);
+                let seen = runtime.block_on(drained(layer.clone(), chunks));
+                let case = format!("{} cut at {cut}: {layer:?}", stream.escape_ascii());
+                assert_eq!(
+                    seen.bytes().escape_ascii().to_string(),
+                    expected.escape_ascii().to_string(),
+                    "{case}"
+                );
+                assert_eq!(seen.end.1, End::Clean, "{case}");
             }
         }
     }
