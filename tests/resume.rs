@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::{Response, StatusCode};
 use proptest::prelude::*;
 use support::{
@@ -855,5 +856,88 @@ proptest! {
         };
         prop_assert_eq!(data(&events), data(&reference::parse(&whole).events));
         prop_assert_eq!(calls, 1);
+    }
+}
+
+/// One of many readers of a stream.
+#[derive(Clone, Debug)]
+struct Visit {
+    /// When it comes, in milliseconds, and behind how many of the events that are there then.
+    at: u64,
+    behind: prop::sample::Index,
+    ids: bool,
+    /// How long it reads.
+    millis: u64,
+}
+
+fn visits() -> impl Strategy<Value = Vec<Visit>> {
+    let visit = (
+        0..30_000_u64,
+        any::<prop::sample::Index>(),
+        any::<bool>(),
+        0..20_000_u64,
+    );
+    let visit = visit.prop_map(|(at, behind, ids, millis)| Visit {
+        at,
+        behind,
+        ids,
+        millis,
+    });
+    prop::collection::vec(visit, 1..24)
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn whoever_comes_and_goes_each_reads_on_from_its_place(
+        visits in visits(),
+        comments in prop::collection::vec(any::<bool>(), 20),
+        burst in 1..6_usize,
+    ) {
+        // An event each second, or as many as a burst has at once, some behind a comment.
+        let frames: Vec<_> = (1..).zip(&comments).map(|(n, comment)| {
+            (if *comment { ": c\n\n" } else { "" }, format!("data: {n}\n\n"))
+        }).collect();
+        let steps = frames.chunks(burst).flat_map(|frames| {
+            let parts = frames.iter().flat_map(|(comment, event)| [data(comment), pause(0.001), data(event)]);
+            parts.chain([pause(burst as f64)]).collect::<Vec<_>>()
+        });
+        paused().block_on(async {
+            let start = Instant::now();
+            let world = World::of(steps);
+            let whole = world.post("").await;
+            let stream = whole.stream();
+            let whole = tokio::spawn(whole.record());
+            let visits = visits.into_iter().map(|visit| {
+                let (world, stream, frames) = (world.clone(), stream.clone(), frames.clone());
+                async move {
+                    sleep(Duration::from_millis(visit.at)).await;
+                    let there = (start.elapsed().as_secs() as usize / burst * burst).min(frames.len() - 1);
+                    let after = visit.behind.index(there + 1);
+                    let last = format!("{stream}.{after}");
+                    let answer = if visit.ids { world.listen(&last).await } else { world.post(&last).await };
+                    let got = answer.record_for(visit.millis as f64 / 1000.0).await;
+                    let all: String = frames.iter().zip(1..).skip(after).map(|((comment, event), n)| {
+                        if visit.ids {
+                            format!("{}{}id: {stream}.{n}\n\n", comment.replace("\n\n", "\n"), event.replace("\n\n", "\n"))
+                        } else {
+                            [comment, event.as_str()].concat()
+                        }
+                    }).collect();
+                    let text = got.text();
+                    assert!(all.starts_with(&text), "{visit:?} behind {after}: {got:?}, not {all}");
+                    match got.end.1 {
+                        End::None => {}
+                        End::Clean => assert_eq!(text, all, "{visit:?} behind {after}"),
+                        end => panic!("{visit:?} behind {after}: {end:?}"),
+                    }
+                }
+            });
+            join_all(visits).await;
+            let all: String = frames.iter().map(|(comment, event)| [comment, event.as_str()].concat()).collect();
+            assert_eq!(whole.await.unwrap().text(), all);
+            assert_eq!(world.calls(), 1);
+        });
     }
 }
