@@ -951,7 +951,7 @@ fn feed() -> impl Strategy<Value = Feed> {
 
 fn visits() -> impl Strategy<Value = Vec<Visit>> {
     let behind = any::<prop::sample::Index>();
-    let visit = (0..30_000_u64, 1..20_000_u64, behind, any::<bool>());
+    let visit = (0..30_000_u64, 100..20_000_u64, behind, any::<bool>());
     let visit = visit.prop_map(|(at, stays, behind, ids)| Visit {
         at,
         stays,
