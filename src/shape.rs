@@ -8,9 +8,10 @@ pub enum HeartbeatShape {
     /// What this client survives, told from its request and its stream; the default.
     ///
     /// [`CommentLine`](Self::CommentLine) where the request's `Accept` names `text/event-stream`
-    /// or the stream has carried an id among its first 32 events, [`BlankLines`](Self::BlankLines) or nothing for Google's
+    /// or the stream has carried an id, [`BlankLines`](Self::BlankLines) or nothing for Google's
     /// libraries, [`CommentBlock`](Self::CommentBlock) for all others (the SDKs of OpenAI and
-    /// Anthropic, hand-written loops, curl).
+    /// Anthropic, hand-written loops, curl). Ids are looked for in the first 32 events; of a later
+    /// one it depends on the other layers whether it is seen.
     #[default]
     Auto,
     /// `: keep-alive\n`. Loses the next event in code that splits at blank lines and then looks at

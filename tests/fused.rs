@@ -3,7 +3,8 @@
 //! The layers of a stack each see only what the one inside hands on, so a few things differ, harm
 //! nobody and are left out here: a silence behind bytes that a layer keeps to itself (half a mark,
 //! a blank line that goes because of the ids), which the layers around it do not notice; frames so
-//! long that skimming their end tells less than reading their lines; and the ten milliseconds for
+//! long that skimming their end tells less than reading their lines; a first id behind 32 events,
+//! which a heartbeat sees only where another layer reads for it; and the ten milliseconds for
 //! which each layer holds an error back, while those around it think of a heartbeat.
 
 mod support;

@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::{Response, StatusCode};
 use proptest::prelude::*;
 use support::{
@@ -855,5 +856,128 @@ proptest! {
         };
         prop_assert_eq!(data(&events), data(&reference::parse(&whole).events));
         prop_assert_eq!(calls, 1);
+    }
+}
+
+/// A stream of numbered events, so many at once, some of them behind a comment.
+#[derive(Clone, Debug)]
+struct Feed {
+    comments: Vec<bool>,
+    burst: usize,
+}
+
+/// One of many who read it.
+#[derive(Clone, Debug)]
+struct Visit {
+    /// When it comes, and for how long, in milliseconds.
+    at: u64,
+    stays: u64,
+    /// Behind which of the events that are there then.
+    behind: prop::sample::Index,
+    ids: bool,
+}
+
+impl Feed {
+    /// Each burst takes as many seconds as it has events; they come at its start, with a millisecond
+    /// between comment and event.
+    fn steps(&self) -> Vec<Step> {
+        let events = (1..=self.comments.len()).flat_map(|n| {
+            let comment = data(if self.comments[n - 1] { ": c\n\n" } else { "" });
+            let rest = if n % self.burst == 0 { self.burst } else { 0 };
+            let event = data(format!("data: {n}\n\n"));
+            [comment, pause(0.001), event, pause(rest as f64)]
+        });
+        events.collect()
+    }
+
+    /// How many events have come by then, at least.
+    fn there(&self, time: Duration) -> usize {
+        let bursts = time.saturating_sub(Duration::from_millis(50)).as_secs_f64()
+            / (self.burst as f64 + 0.001 * self.burst as f64);
+        let events = bursts.ceil() as usize * self.burst;
+        // Of the last burst some may be still to come.
+        events.saturating_sub(self.burst).min(self.comments.len())
+    }
+
+    /// The events from one to another, with ids or without.
+    fn text(&self, stream: Option<&str>, after: usize, to: usize) -> String {
+        let events = (after + 1..=to).map(|n| {
+            let comment = self.comments[n - 1];
+            match stream {
+                Some(stream) => {
+                    let comment = if comment { ": c\n" } else { "" };
+                    format!("{comment}data: {n}\nid: {stream}.{n}\n\n")
+                }
+                None => {
+                    let comment = if comment { ": c\n\n" } else { "" };
+                    format!("{comment}data: {n}\n\n")
+                }
+            }
+        });
+        events.collect()
+    }
+
+    async fn visit(&self, world: &World, stream: &str, start: Instant, visit: Visit) {
+        sleep(Duration::from_millis(visit.at)).await;
+        let after = visit.behind.index(self.there(start.elapsed()) + 1);
+        let last = format!("{stream}.{after}");
+        let answer = if visit.ids {
+            world.listen(&last).await
+        } else {
+            world.post(&last).await
+        };
+        let got = answer.record_for(visit.stays as f64 / 1000.0).await;
+        let ids = visit.ids.then_some(stream);
+        let all = self.text(ids, after, self.comments.len());
+        let (text, case) = (got.text(), format!("{visit:?} behind {after}: {got:?}"));
+        assert!(all.starts_with(&text), "{case}");
+        if got.end.1 != End::None {
+            assert_eq!((&got.end.1, text), (&End::Clean, all), "{case}");
+            return;
+        }
+        // Not only at the end of its time, when it is polled anyway.
+        let soon = got.end.0.saturating_sub(Duration::from_millis(10));
+        let soon = got.frames.iter().take_while(|(at, _)| *at < soon);
+        let soon: Vec<u8> = soon.flat_map(|(_, frame)| frame.to_vec()).collect();
+        let due = self.text(ids, after, self.there(start.elapsed()));
+        assert!(soon.starts_with(due.as_bytes()), "{case}, not {due:?}");
+    }
+}
+
+fn feed() -> impl Strategy<Value = Feed> {
+    let comments = prop::collection::vec(any::<bool>(), 20);
+    (comments, 1..6_usize).prop_map(|(comments, burst)| Feed { comments, burst })
+}
+
+fn visits() -> impl Strategy<Value = Vec<Visit>> {
+    let behind = any::<prop::sample::Index>();
+    let visit = (0..30_000_u64, 100..20_000_u64, behind, any::<bool>());
+    let visit = visit.prop_map(|(at, stays, behind, ids)| Visit {
+        at,
+        stays,
+        behind,
+        ids,
+    });
+    prop::collection::vec(visit, 1..24)
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn whoever_comes_and_goes_each_reads_on_from_its_place(feed in feed(), visits in visits()) {
+        paused().block_on(async {
+            let start = Instant::now();
+            let world = World::of(feed.steps());
+            let whole = world.post("").await;
+            let stream = whole.stream();
+            let whole = tokio::spawn(whole.record());
+            let visits = visits.into_iter().map(|visit| feed.visit(&world, &stream, start, visit));
+            // With a waker each.
+            visits.collect::<FuturesUnordered<_>>().collect::<()>().await;
+            let all = feed.text(None, 0, feed.comments.len());
+            assert_eq!(whole.await.unwrap().text(), all);
+            assert_eq!(world.calls(), 1);
+        });
     }
 }

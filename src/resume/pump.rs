@@ -17,7 +17,7 @@ use super::{
     hub::Hold,
     keeper::Keeper,
     layer::Settings,
-    live::{Bounds, LiveEnd},
+    live::{Bounds, LiveEnd, TAIL},
     log::Log,
     piece::{Piece, Place},
     stats::Count,
@@ -30,7 +30,7 @@ pub(super) struct Pump<B> {
     body: Option<Pin<Box<B>>>,
     cutter: Cutter,
     cuts: Vec<Cut>,
-    /// What is shown in a turn; kept for its allocation.
+    /// What is shown in a turn; kept for its allocation, unless that is large.
     pieces: Vec<Piece>,
     log: Log,
     hold: Hold,
@@ -190,6 +190,9 @@ where
         let pending = self.log.pending();
         self.hold.live.publish(&mut self.pieces, pending);
         self.pieces.clear();
+        // A frame may have had a million events, and the stream may be silent from now on.
+        self.pieces.shrink_to(TAIL.count);
+        self.cuts.shrink_to(TAIL.count);
     }
 
     async fn end(mut self, end: LiveEnd) {

@@ -32,7 +32,7 @@ pub(super) struct Reader {
     source: Source,
     /// For a client that gets ids, as long as the service has none of its own.
     ids: Option<IdLines>,
-    /// What a turn has read; kept for its allocation.
+    /// What a turn has read; kept for its allocation, unless that is large.
     taken: Vec<Bytes>,
     outbox: Outbox,
     /// The client has had something.
@@ -67,6 +67,9 @@ const LONGEST_PAGE: usize = 1024;
 /// How many bytes a page is to have, and a turn takes from the live end: what a client that does not
 /// read keeps from others.
 const BYTES_PER_TURN: usize = 32 * 1024;
+
+/// Room for so many pieces is not worth giving back.
+const FEW: usize = 32;
 
 impl Reader {
     /// Behind event `after`; without a seat, in a stream that only the store has.
@@ -131,6 +134,8 @@ impl Reader {
                 for bytes in taken.drain(..) {
                     self.push(first, bytes);
                 }
+                // Of those who caught up there may be thousands, silent from now on.
+                taken.shrink_to(FEW);
                 self.taken = taken;
             }
             Reading::Behind if self.spot.is_torn() => self.break_off(),

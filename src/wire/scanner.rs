@@ -195,7 +195,7 @@ impl Scanner {
         frame: &[u8],
         is_minded: impl FnMut(&Field<'_>) -> bool,
     ) -> Option<u64> {
-        let apart = self.started && self.cr == Cr::No && self.is_between_events();
+        let apart = self.cr == Cr::No && self.is_between_events();
         if !apart || !frame.ends_with(b"\n\n") {
             return None;
         }
