@@ -68,6 +68,12 @@ async fn a_connection_is_used_again_when_its_answer_is_whole() {
             assert_eq!(client::text(&gateway.url(path)).await.unwrap(), body);
             assert_eq!(next(&mut seen).await, asked(0, path), "{answer}");
         }
+        let question = "?".repeat(10_000);
+        for kind in ["text/plain", "application/json"] {
+            let response = client::post(&gateway.url("/4"), kind, question.clone()).await;
+            assert_eq!(client::body(response.unwrap()).await.unwrap(), body);
+            assert_eq!(next(&mut seen).await, asked(0, "/4"), "{answer}");
+        }
     }
 }
 
@@ -163,6 +169,7 @@ async fn chunks_that_are_none_break_the_answer() {
         "-5\r\nhello\r\n0\r\n\r\n",
         "5\nhello\r\n0\r\n\r\n",
         "5;a\nhello\r\n0\r\n\r\n",
+        "5 5\r\nhello\r\n0\r\n\r\n",
         "5\r\nhello!\r\n0\r\n\r\n",
         "5\r\nhello\n0\r\n\r\n",
         "ffffffffffffffffff\r\nhello",

@@ -16,6 +16,7 @@ mod demo;
 mod layers;
 mod metrics;
 mod proxy;
+mod sending;
 mod server;
 mod socket;
 mod store;

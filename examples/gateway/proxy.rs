@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     request,
     uri::{Authority, Scheme},
 };
@@ -237,6 +237,10 @@ impl Policy<Request<Asked>, Response<Answer<Asked>>, upstream::Error> for RetryO
 // === The response ===
 
 fn to_client(mut response: Response<Answer<Asked>>, upgrade: Option<Upgrade>) -> Response<Body> {
+    if response.headers().contains_key(TRANSFER_ENCODING) {
+        // then it is not the length (RFC 9112, 6.3)
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
     strip_hop_by_hop(response.headers_mut());
     // an HTTP/1.0 upstream is no reason to answer in HTTP/1.0
     *response.version_mut() = Version::HTTP_11;

@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::{HeaderMap, Request, Response, Uri, header::TRANSFER_ENCODING};
+use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -31,7 +31,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::time::{Instant, sleep_until};
 use tower::{BoxError, Service};
 
-use crate::wire::{Tap, Wire};
+use crate::{
+    sending::Sending,
+    wire::{Tap, Wire},
+};
 
 /// Sends requests with bodies `B` to one server.
 pub(crate) struct Upstream<B> {
@@ -40,7 +43,8 @@ pub(crate) struct Upstream<B> {
     idle: Arc<Idle<B>>,
 }
 
-/// The body of an answer, and its connection as long as there is more to come.
+/// The body of an answer, and its connection as long as there is more to come and nobody else
+/// drives it.
 pub(crate) struct Answer<B> {
     body: Incoming,
     connection: Option<Connection<B>>,
@@ -59,7 +63,7 @@ pub(crate) enum Error {
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 struct Connection<B> {
-    requests: SendRequest<B>,
+    requests: SendRequest<Sending<B>>,
     /// None when it has ended, or become a tunnel.
     driver: Option<Driver>,
     tap: Tap,
@@ -111,7 +115,7 @@ const PROBES: u32 = 3;
 
 impl<B> Upstream<B>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
     pub(crate) fn new(server: Uri, connect_timeout: Duration) -> Self {
         let mut connector = HttpConnector::new();
@@ -163,12 +167,12 @@ where
 
     fn answer(
         self,
-        (response, connection): (Response<Incoming>, Connection<B>),
+        (response, connection): (Response<Incoming>, Option<Connection<B>>),
     ) -> Response<Answer<B>> {
         response.map(|body| {
             let mut answer = Answer {
                 body,
-                connection: Some(connection),
+                connection,
                 idle: self.idle,
             };
             if answer.body.is_end_stream() {
@@ -191,7 +195,7 @@ impl<B> Clone for Upstream<B> {
 
 impl<B> Service<Request<B>> for Upstream<B>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
     type Response = Response<Answer<B>>;
     type Error = Error;
@@ -211,13 +215,17 @@ where
 
 impl<B> Connection<B>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    /// The head of the answer; or an error, with the request if nothing of it was sent.
+    /// The head of the answer, and the connection if who reads the body is to drive it; or an error,
+    /// with the request if nothing of it was sent.
     async fn exchange(
         mut self,
         request: Request<B>,
-    ) -> Result<(Response<Incoming>, Self), (hyper::Error, Option<Request<B>>)> {
+    ) -> Result<(Response<Incoming>, Option<Self>), (hyper::Error, Option<Request<B>>)> {
+        let (head, body) = request.into_parts();
+        let (body, sender) = Sending::new(body);
+        let request = Request::from_parts(head, body);
         self.tap.expect_head();
         let mut head = pin!(self.requests.try_send_request(request));
         let response = poll_fn(|cx| {
@@ -232,11 +240,20 @@ where
         });
         let response = response.await.map_err(|mut error| {
             let unsent = error.take_message();
+            let unsent = unsent.map(|request| request.map(|sending| sending.body));
             (error.into_error(), unsent)
         })?;
-        self.tap.open(is_chunked(response.headers()));
+        self.tap.open(&response);
         self.bell.state.store(RUNG, Ordering::Relaxed);
-        Ok((response, self))
+        let sent = !sender.has_more() && !self.tap.is_backed_up();
+        Ok((response, if sent { Some(self) } else { self.leave() }))
+    }
+
+    /// To a task: the rest of a request must not wait for who reads the answer. A client may send
+    /// all before it reads, and an upstream may answer before it has read. Then it is closed.
+    fn leave(self) -> Option<Self> {
+        tokio::spawn(self.driver?);
+        None
     }
 
     /// Reads and writes what can be read and written now.
@@ -298,10 +315,9 @@ impl Wake for Bell {
 
 impl<B> Answer<B>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    /// The connection is for others now, if it can be. It may still have some of the request to
-    /// send, or the server may close it.
+    /// The connection is for others now, if it can be: the server may close it.
     fn release(&mut self) {
         if let Some(mut connection) = self.connection.take() {
             connection.drive(&mut Context::from_waker(Waker::noop()));
@@ -315,7 +331,7 @@ where
 
 impl<B> Body for Answer<B>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -325,10 +341,13 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
+        let Some(connection) = &mut this.connection else {
+            return Pin::new(&mut this.body).poll_frame(cx);
+        };
         // Nobody but us puts anything there, so nobody has to be woken for it.
         let unwoken = &mut Context::from_waker(Waker::noop());
         let mut frame = Pin::new(&mut this.body).poll_frame(unwoken);
-        if let (Poll::Pending, Some(connection)) = (&frame, &mut this.connection) {
+        if frame.is_pending() {
             if !connection.bell.has_rung(cx) {
                 return Poll::Pending;
             }
@@ -352,13 +371,6 @@ where
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// As hyper finds it out (RFC 9112, 6.3).
-fn is_chunked(headers: &HeaderMap) -> bool {
-    let line = headers.get_all(TRANSFER_ENCODING).iter().next_back();
-    let last = line.and_then(|line| line.as_bytes().rsplit(|&byte| byte == b',').next());
-    last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 // === Between two exchanges ===

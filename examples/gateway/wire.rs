@@ -13,13 +13,18 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, Bytes};
-use hyper::rt::{Read, ReadBufCursor, Write};
+use bytes::Bytes;
+use http::{Response, header::TRANSFER_ENCODING};
+use http_body::Body as _;
+use hyper::{
+    body::Incoming,
+    rt::{Read, ReadBufCursor, Write},
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead as _, ReadBuf},
@@ -38,10 +43,20 @@ pub(crate) struct Wire {
 
 /// What may pass, said from outside: hyper owns the [`Wire`].
 #[derive(Clone, Default)]
-pub(crate) struct Tap(Arc<AtomicU8>);
+pub(crate) struct Tap(Arc<Passing>);
+
+#[derive(Default)]
+struct Passing {
+    state: AtomicU8,
+    /// Whether hyper has more to write than the socket takes.
+    backed_up: AtomicBool,
+}
 
 /// Looks for the end of a head.
+#[derive(Default)]
 struct Head {
+    /// Empty lines may come before it (RFC 9112, 2.2).
+    begun: bool,
     /// Whether the line so far is empty.
     empty: bool,
 }
@@ -52,6 +67,8 @@ enum Chunks {
     /// In front of a size.
     Start,
     Size(u64),
+    /// In the blanks behind a size.
+    Blank(u64),
     /// In what may follow a size, and nobody uses. With the number of its bytes.
     Extension(u64, u16),
     SizeLf(u64),
@@ -89,7 +106,7 @@ impl Wire {
         Self {
             socket,
             tap,
-            head: Head { empty: true },
+            head: Head::default(),
             chunks: Chunks::Start,
             behind: Bytes::new(),
         }
@@ -114,19 +131,21 @@ impl Wire {
         mut out: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         self.chunks = Chunks::Start;
-        INPUT.with_borrow_mut(|input| {
-            let length = ready!(self.poll_input(cx, &mut input[..out.remaining().min(READ)]))?;
-            let input = &input[..length];
-            let end = self.head.end(input).inspect(|_| self.tap.set(CLOSED));
-            let (head, behind) = input.split_at(end.unwrap_or(length));
-            out.put_slice(head);
-            // Behind a head of which a part came before, or one of no final answer (RFC 9110,
-            // 15.2), is what was behind it already.
-            if !behind.is_empty() {
-                self.behind = [behind, &self.behind].concat().into();
-            }
-            Poll::Ready(Ok(()))
-        })
+        if self.behind.is_empty() {
+            let read: Poll<io::Result<()>> = INPUT.with_borrow_mut(|input| {
+                let length = ready!(self.poll_input(cx, input))?;
+                self.behind = Bytes::copy_from_slice(&input[..length]);
+                Poll::Ready(Ok(()))
+            });
+            ready!(read)?;
+        }
+        let length = self.behind.len().min(out.remaining());
+        let end = self.head.end(&self.behind[..length]);
+        if end.is_some() {
+            self.tap.set(CLOSED);
+        }
+        out.put_slice(&self.behind.split_to(end.unwrap_or(length)));
+        Poll::Ready(Ok(()))
     }
 
     fn poll_chunks(
@@ -159,11 +178,22 @@ impl Wire {
         })
     }
 
+    /// Not between a head and its body: an upstream that refuses a request closes the connection,
+    /// and hyper gives up reading at the first error of writing.
+    fn poll_writable(&self) -> Poll<()> {
+        self.tap.set_backed_up(true);
+        match self.tap.get() {
+            // whoever opens it polls again
+            CLOSED => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    }
+
     /// How many bytes came; none at the end.
     fn poll_input(&mut self, cx: &mut Context<'_>, input: &mut [u8]) -> Poll<io::Result<usize>> {
         if !self.behind.is_empty() {
             let length = self.behind.len().min(input.len());
-            self.behind.copy_to_slice(&mut input[..length]);
+            input[..length].copy_from_slice(&self.behind.split_to(length));
             return Poll::Ready(Ok(length));
         }
         let mut input = ReadBuf::new(input);
@@ -194,10 +224,13 @@ impl Write for Wire {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_writable());
         Pin::new(&mut self.socket).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when all is written.
+        self.tap.set_backed_up(false);
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
@@ -214,6 +247,7 @@ impl Write for Wire {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_writable());
         Pin::new(&mut self.socket).poll_write_vectored(cx, bytes)
     }
 }
@@ -230,31 +264,55 @@ impl Tap {
     }
 
     /// The body of the answer may pass.
-    pub(crate) fn open(&self, chunked: bool) {
+    pub(crate) fn open(&self, answer: &Response<Incoming>) {
+        let chunked = is_chunked(answer);
         self.set(if chunked { CHUNKED } else { PLAIN });
+    }
+
+    /// Whether some of what hyper has written still waits for the socket.
+    pub(crate) fn is_backed_up(&self) -> bool {
+        self.0.backed_up.load(Ordering::Relaxed)
     }
 
     // Always in the one task that has the connection now.
     fn get(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
+        self.0.state.load(Ordering::Relaxed)
     }
 
     fn set(&self, state: u8) {
-        self.0.store(state, Ordering::Relaxed);
+        self.0.state.store(state, Ordering::Relaxed);
     }
+
+    fn set_backed_up(&self, backed_up: bool) {
+        self.0.backed_up.store(backed_up, Ordering::Relaxed);
+    }
+}
+
+/// As hyper finds it out (RFC 9112, 6.3).
+fn is_chunked(answer: &Response<Incoming>) -> bool {
+    let line = answer
+        .headers()
+        .get_all(TRANSFER_ENCODING)
+        .iter()
+        .next_back();
+    let last = line.and_then(|line| line.to_str().ok()?.rsplit(',').next());
+    // Some answers have no body whatever they say, as those to HEAD.
+    let body = !answer.body().is_end_stream();
+    body && last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case("chunked"))
 }
 
 impl Head {
     /// Behind the empty line. A line may end without CR (RFC 9112, 2.2).
     fn end(&mut self, bytes: &[u8]) -> Option<usize> {
         let end = bytes.iter().position(|byte| match byte {
-            b'\n' => std::mem::replace(&mut self.empty, true),
+            b'\n' => self.begun && std::mem::replace(&mut self.empty, true),
             b'\r' => false,
             _ => {
-                self.empty = false;
+                (self.begun, self.empty) = (true, false);
                 false
             }
         });
+        self.begun &= end.is_none();
         end.map(|end| end + 1)
     }
 }
@@ -291,10 +349,11 @@ impl Chunks {
         let digit = (byte as char).to_digit(16).map(u64::from);
         match (self, byte) {
             (Self::Start, _) => digit.map(Self::Size),
-            (Self::Size(size), b'\r') | (Self::Extension(size, _), b'\r') => {
+            (Self::Size(size) | Self::Blank(size) | Self::Extension(size, _), b'\r') => {
                 Some(Self::SizeLf(size))
             }
-            (Self::Size(size), b';' | b' ' | b'\t') => Some(Self::Extension(size, 0)),
+            (Self::Size(size) | Self::Blank(size), b' ' | b'\t') => Some(Self::Blank(size)),
+            (Self::Size(size) | Self::Blank(size), b';') => Some(Self::Extension(size, 0)),
             (Self::Size(size), _) => size.checked_mul(16)?.checked_add(digit?).map(Self::Size),
             (Self::Extension(..), b'\n') | (Self::Extension(_, LONGEST_EXTENSION), _) => None,
             (Self::Extension(size, length), _) => Some(Self::Extension(size, length + 1)),
