@@ -65,6 +65,7 @@ const SAME_LEVEL: [(&str, &str); 11] = [
     ("body", "frames"),
     ("body", "slot"),
     ("body", "timer"),
+    ("body", "watch"),
     ("early", "frames"),
     ("early", "timer"),
     ("flush", "timer"),
