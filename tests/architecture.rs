@@ -60,7 +60,7 @@ const LEVELS: [&[&str]; 7] = [
 ];
 
 /// Who may import from its own level; on L0, anyone in whom no circle closes.
-const SAME_LEVEL: [(&str, &str); 11] = [
+const SAME_LEVEL: [(&str, &str); 12] = [
     ("body", "flush"),
     ("body", "frames"),
     ("body", "slot"),
