@@ -195,8 +195,8 @@ impl Scanner {
         frame: &[u8],
         is_minded: impl FnMut(&Field<'_>) -> bool,
     ) -> Option<u64> {
-        let apart = self.cr == Cr::No && self.is_between_events();
-        if !apart || !frame.ends_with(b"\n\n") {
+        let begun = self.block.fields || self.block.comments || !self.line.is_empty();
+        if begun || self.cr != Cr::No || !frame.ends_with(b"\n\n") {
             return None;
         }
         let events = plain_events(frame, is_minded)?;
