@@ -11,8 +11,12 @@
 //! curl -N -d '{"stream":true}' http://127.0.0.1:8080/v1/chat/completions
 //! ```
 
+mod answer;
 mod args;
+mod chunks;
 mod demo;
+mod fields;
+mod idle;
 mod layers;
 mod metrics;
 mod proxy;

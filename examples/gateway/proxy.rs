@@ -31,18 +31,18 @@ use tower::{
 use tracing::{debug, warn};
 
 use crate::{
-    upstream::{self, Answer, Upstream},
+    answer::Answer,
+    fields::{join_lines, list, names},
+    sending::Sending,
+    upstream::{self, Upstream},
     wants::Question,
+    wire::Wire,
 };
 
 /// The body of a response: streamed from the upstream, or a short text of our own.
-pub(crate) type Body = Either<Answer<Asked>, Full<Bytes>>;
+pub(crate) type Body = Either<Answer, Full<Bytes>>;
 
-/// The body of a request: streamed from the client, or none.
-// Boxed, since hyper has room for 32 requests in each connection.
-type Asked = Either<Box<Question>, Full<Bytes>>;
-
-type Client = Timeout<Retry<RetryOnce, Upstream<Asked>>>;
+type Client = Timeout<Retry<RetryOnce, Upstream>>;
 
 /// Forwards each request to one upstream.
 #[derive(Clone)]
@@ -148,7 +148,7 @@ fn to_upstream(
     request: Request<Question>,
     host: HeaderValue,
     upgrade: Option<&Upgrade>,
-) -> Option<Request<Asked>> {
+) -> Option<Request<Sending>> {
     let (mut head, body) = request.into_parts();
     debug!(method = %head.method, path = head.uri.path(), "request");
     let trailers = names(&head.headers, TE, "trailers");
@@ -172,7 +172,7 @@ fn to_upstream(
     }
     head.uri = Uri::from(head.uri.path_and_query()?.clone());
     head.version = Version::HTTP_11;
-    Some(Request::from_parts(head, Either::Left(Box::new(body))))
+    Some(Request::from_parts(head, Sending::new(body)))
 }
 
 /// hyper's client drops a body of unknown length with these methods, unless a field announces it;
@@ -208,13 +208,13 @@ fn peer_address(peer: &Peer) -> Option<HeaderValue> {
     HeaderValue::from_str(&peer.0.ip().to_canonical().to_string()).ok()
 }
 
-impl Policy<Request<Asked>, Response<Answer<Asked>>, upstream::Error> for RetryOnce {
+impl Policy<Request<Sending>, Response<Answer>, upstream::Error> for RetryOnce {
     type Future = Ready<()>;
 
     fn retry(
         &mut self,
-        _: &mut Request<Asked>,
-        result: &mut Result<Response<Answer<Asked>>, upstream::Error>,
+        _: &mut Request<Sending>,
+        result: &mut Result<Response<Answer>, upstream::Error>,
     ) -> Option<Ready<()>> {
         let broke = matches!(result, Err(upstream::Error::Broken(_)));
         let first = !std::mem::replace(&mut self.spent, true);
@@ -222,11 +222,11 @@ impl Policy<Request<Asked>, Response<Answer<Asked>>, upstream::Error> for RetryO
     }
 
     /// Only what may be done twice (RFC 9110, 9.2.2), and whose body is not gone after once.
-    fn clone_request(&mut self, request: &Request<Asked>) -> Option<Request<Asked>> {
+    fn clone_request(&mut self, request: &Request<Sending>) -> Option<Request<Sending>> {
         if !request.method().is_idempotent() || !request.body().is_end_stream() {
             return None;
         }
-        let mut copy = Request::new(Either::Right(Full::default()));
+        let mut copy = Request::new(Sending::new(Full::default()));
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();
         *copy.headers_mut() = request.headers().clone();
@@ -236,7 +236,7 @@ impl Policy<Request<Asked>, Response<Answer<Asked>>, upstream::Error> for RetryO
 
 // === The response ===
 
-fn to_client(mut response: Response<Answer<Asked>>, upgrade: Option<Upgrade>) -> Response<Body> {
+fn to_client(mut response: Response<Answer>, upgrade: Option<Upgrade>) -> Response<Body> {
     if response.headers().contains_key(TRANSFER_ENCODING) {
         // then it is not the length (RFC 9112, 6.3)
         response.headers_mut().remove(CONTENT_LENGTH);
@@ -254,9 +254,22 @@ fn to_client(mut response: Response<Answer<Asked>>, upgrade: Option<Upgrade>) ->
         );
     };
     switch_to(response.headers_mut(), &upgrade.protocol);
-    let upstream = hyper::upgrade::on(&mut response);
-    tokio::spawn(tunnel(upgrade.client, upstream));
-    response.map(Either::Left)
+    response.map(|answer| {
+        tokio::spawn(tunnel(upgrade.client, answer.into_wire()));
+        Either::Right(Full::default())
+    })
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<_> = list(headers, CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .collect();
+    for name in HOP_BY_HOP
+        .into_iter()
+        .chain(named.iter().map(HeaderName::as_str))
+    {
+        headers.remove(name);
+    }
 }
 
 /// The client reads a plain line that tells nothing about what is behind us; the log has it all.
@@ -344,53 +357,15 @@ fn switch_to(headers: &mut HeaderMap, protocol: &HeaderValue) {
     headers.insert(UPGRADE, protocol.clone());
 }
 
-async fn tunnel(client: OnUpgrade, upstream: OnUpgrade) {
+async fn tunnel(client: OnUpgrade, upstream: Option<Wire>) {
     match copy(client, upstream).await {
         Ok((sent, received)) => debug!(sent, received, "tunnel closed"),
         Err(error) => debug!(error, "tunnel broken"),
     }
 }
 
-async fn copy(client: OnUpgrade, upstream: OnUpgrade) -> Result<(u64, u64), BoxError> {
-    let (client, upstream) = tokio::try_join!(client, upstream)?;
-    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+async fn copy(client: OnUpgrade, upstream: Option<Wire>) -> Result<(u64, u64), BoxError> {
+    let upstream = upstream.ok_or("the upstream has closed")?;
+    let (mut client, mut upstream) = (TokioIo::new(client.await?), TokioIo::new(upstream));
     Ok(tokio::io::copy_bidirectional(&mut client, &mut upstream).await?)
-}
-
-// === Fields ===
-
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<_> = list(headers, CONNECTION)
-        .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .collect();
-    for name in HOP_BY_HOP
-        .into_iter()
-        .chain(named.iter().map(HeaderName::as_str))
-    {
-        headers.remove(name);
-    }
-}
-
-fn names(headers: &HeaderMap, field: HeaderName, token: &str) -> bool {
-    list(headers, field).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
-}
-
-/// The items of a comma-separated field, over all of its lines. As bytes: one item that is no text
-/// must not hide those beside it.
-fn list(headers: &HeaderMap, field: HeaderName) -> impl Iterator<Item = &[u8]> {
-    let lines = headers.get_all(field).into_iter();
-    lines
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-        .map(<[u8]>::trim_ascii)
-}
-
-/// Makes one line of many, for servers that look at the first only.
-fn join_lines(headers: &mut HeaderMap, field: HeaderName, separator: &[u8]) {
-    let lines = headers.get_all(&field).into_iter();
-    let lines: Vec<_> = lines.map(HeaderValue::as_bytes).collect();
-    if lines.len() > 1
-        && let Ok(line) = HeaderValue::from_bytes(&lines.join(separator))
-    {
-        headers.insert(field, line);
-    }
 }

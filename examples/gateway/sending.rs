@@ -1,4 +1,4 @@
-//! Whether a request is still being sent, which hyper does not tell.
+//! The body of a request, and whether it is still being sent, which hyper does not tell.
 
 use std::{
     pin::Pin,
@@ -6,22 +6,34 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
+use tower::BoxError;
 
 /// The body of a request. hyper drops it when it has taken all of it.
-pub(crate) struct Sending<B> {
-    pub(crate) body: B,
-    _here: Arc<()>,
+pub(crate) struct Sending {
+    // Boxed, since hyper has room for 32 requests in each connection.
+    body: UnsyncBoxBody<Bytes, BoxError>,
+    here: Arc<()>,
 }
 
 /// Tells whether a body is still there.
 pub(crate) struct Sender(Weak<()>);
 
-impl<B> Sending<B> {
-    pub(crate) fn new(body: B) -> (Self, Sender) {
-        let here = Arc::new(());
-        let sender = Sender(Arc::downgrade(&here));
-        (Self { body, _here: here }, sender)
+impl Sending {
+    pub(crate) fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        Self {
+            body: body.map_err(Into::into).boxed_unsync(),
+            here: Arc::new(()),
+        }
+    }
+
+    pub(crate) fn sender(&self) -> Sender {
+        Sender(Arc::downgrade(&self.here))
     }
 }
 
@@ -31,14 +43,14 @@ impl Sender {
     }
 }
 
-impl<B: Body + Unpin> Body for Sending<B> {
-    type Data = B::Data;
-    type Error = B::Error;
+impl Body for Sending {
+    type Data = Bytes;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
