@@ -1,15 +1,15 @@
 //! The server: hyper's connections, from the first byte to the exit.
 
-use std::{convert::Infallible, io, net::SocketAddr, task::Poll, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::Pin, task::Poll, time::Duration};
 
 use axum::serve::Listener;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
     service::TowerToHyperService,
 };
 use tokio::{
@@ -24,13 +24,21 @@ use tracing::{debug, info, warn};
 
 use crate::{proxy::Peer, socket};
 
-/// hyper's connections, HTTP/1 and HTTP/2, and the count of those that are open.
+/// hyper's connections and the count of those that are open.
 pub(crate) struct Server {
-    http: auto::Builder<TokioExecutor>,
-    connections: GracefulShutdown,
-    /// Dropped when we leave.
+    http1: http1::Builder,
+    /// For HTTP/2, and for who has said too little to tell.
+    either: auto::Builder<TokioExecutor>,
+    /// Says when we leave. Each connection holds a receiver as long as it is open.
     open: watch::Sender<()>,
     write_timeout: Duration,
+}
+
+/// The protocol that a connection's first words tell.
+enum First {
+    Http1,
+    /// HTTP/2, or the start of what may become either.
+    Either,
 }
 
 /// What remains after the deadline of the drain for last bytes to leave.
@@ -44,20 +52,25 @@ const FIRST_BYTE: Duration = Duration::from_secs(30);
 
 /// The longest head of a request, and how much waits in the program for a client that does not take
 /// it. hyper's own 408 KiB would be the most that a stream needs.
-const BUFFER: usize = 32 * 1024;
+const BUFFER: usize = 24 * 1024;
+
+/// How HTTP/2 begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl Server {
     pub(crate) fn new(write_timeout: Duration) -> Self {
-        let mut http = auto::Builder::new(TokioExecutor::new());
-        // with a timer, hyper closes a connection that takes 30 s over the head of a request; the
-        // clock starts when the first bytes have told HTTP/1 from HTTP/2
-        http.http1().timer(TokioTimer::new()).max_buf_size(BUFFER);
-        http.http2()
+        // with a timer, hyper closes a connection that takes 30 s over the head of a request
+        let mut http1 = http1::Builder::new();
+        http1.timer(TokioTimer::new()).max_buf_size(BUFFER);
+        let mut either = auto::Builder::new(TokioExecutor::new());
+        either.http1().timer(TokioTimer::new()).max_buf_size(BUFFER);
+        either
+            .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(HTTP2_PING);
         Self {
-            http,
-            connections: GracefulShutdown::new(),
+            http1,
+            either,
             open: watch::Sender::default(),
             write_timeout,
         }
@@ -94,17 +107,31 @@ impl Server {
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let (http, watcher) = (self.http.clone(), self.connections.watcher());
-        let (open, write_timeout) = (self.open.subscribe(), self.write_timeout);
+        let (http1, either) = (self.http1.clone(), self.either.clone());
+        let (mut open, write_timeout) = (self.open.subscribe(), self.write_timeout);
         let service = TowerToHyperService::new(AddExtension::new(service, Peer(peer)));
         tokio::spawn(async move {
-            if !speaks(&socket, open).await {
+            let Some(first) = first_words(&socket, &mut open).await else {
                 debug!(%peer, "connection without a word");
                 return;
-            }
+            };
             let socket = TokioIo::new(socket::prepared(socket, write_timeout));
-            let connection = http.serve_connection_with_upgrades(socket, service);
-            if let Err(error) = watcher.watch(connection.into_owned()).await {
+            // `either` reads the first words by themselves, which makes hyper's buffer twice as large
+            let closed = match first {
+                First::Http1 => {
+                    let connection = http1.serve_connection(socket, service).with_upgrades();
+                    let leave = http1::UpgradeableConnection::graceful_shutdown;
+                    drive(Box::pin(connection), leave, open)
+                        .await
+                        .map_err(Into::into)
+                }
+                First::Either => {
+                    let connection = either.serve_connection_with_upgrades(socket, service);
+                    let leave = auto::UpgradeableConnection::graceful_shutdown;
+                    drive(Box::pin(connection), leave, open).await
+                }
+            };
+            if let Err(error) = closed {
                 debug!(%peer, error, "connection broken");
             }
         });
@@ -121,20 +148,20 @@ impl Server {
         producers: Option<Resume>,
         deadline: Duration,
     ) {
-        let open = self.connections.count();
+        let open = self.open.receiver_count();
         info!(
             open,
             streams = drain.left(),
             "draining for {deadline:?} at most"
         );
         drain.start();
-        drop(self.open);
+        self.open.send_replace(());
         let finished = async {
             if let Some(producers) = &producers {
                 producers.finish(deadline).await;
             }
         };
-        let drained = async { tokio::join!(self.connections.shutdown(), finished) };
+        let drained = async { tokio::join!(self.open.closed(), finished) };
         tokio::select! {
             _ = drained => info!("drained"),
             () = tokio::time::sleep(deadline + LAST_BYTES) => {
@@ -145,15 +172,36 @@ impl Server {
     }
 }
 
-/// Whether a first byte comes, in time and before we leave. No timer of hyper's runs that early.
-async fn speaks(socket: &TcpStream, mut open: watch::Receiver<()>) -> bool {
-    let mut byte = [0];
-    tokio::select! {
+/// What a client says first; none if it says nothing in time, or before we leave. No timer of hyper's
+/// runs that early.
+async fn first_words(socket: &TcpStream, open: &mut watch::Receiver<()>) -> Option<First> {
+    let mut words = [0; PREFACE.len()];
+    let length = tokio::select! {
         biased;
         // `readable` may say yes too early
-        first = timeout(FIRST_BYTE, socket.peek(&mut byte)) => matches!(first, Ok(Ok(1..))),
-        _ = open.changed() => false,
+        peeked = timeout(FIRST_BYTE, socket.peek(&mut words)) => peeked.ok()?.ok()?,
+        _ = open.changed() => return None,
+    };
+    match &words[..length] {
+        [] => None,
+        words if PREFACE.starts_with(words) => Some(First::Either),
+        _ => Some(First::Http1),
     }
+}
+
+/// To the end, which comes soon once we leave.
+async fn drive<C: Future>(
+    // boxed, or a task would have room for two of them
+    mut connection: Pin<Box<C>>,
+    leave: impl FnOnce(Pin<&mut C>),
+    mut open: watch::Receiver<()>,
+) -> C::Output {
+    tokio::select! {
+        biased;
+        closed = &mut connection => return closed,
+        _ = open.changed() => leave(connection.as_mut()),
+    }
+    connection.await
 }
 
 /// Listens from the moment that it is made, so that no signal is missed.
