@@ -8,15 +8,18 @@ use std::{
     convert::Infallible,
     future::ready,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use allocations::Allocations;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Uri};
 use http_body::{Body, Frame};
 use tokio::{runtime::Builder, time::Duration};
-use tower::{Layer, Service, ServiceExt, layer::util::Identity, service_fn};
+use tower::{
+    Layer, Service, ServiceExt, layer::util::Identity, service_fn, util::BoxCloneSyncService,
+};
 use tower_sse::{EventIdLayer, MetricsLayer, Observer, SseLayer};
 
 /// Frames that are there, and then silence.
@@ -39,6 +42,9 @@ impl Body for Frames {
     }
 }
 
+/// The service without layers.
+type Bare = BoxCloneSyncService<Request<()>, Response<Frames>, Infallible>;
+
 struct Nobody;
 
 impl Observer for Nobody {}
@@ -47,19 +53,19 @@ fn frames(count: usize) -> Frames {
     Frames(count, Bytes::from(format!("data: {}\n\n", "x".repeat(248))))
 }
 
-async fn respond<L, S, B>(layer: L, body: Frames) -> B
-where
-    L: Layer<
-            tower::util::BoxCloneSyncService<Request<()>, Response<Frames>, Infallible>,
-            Service = S,
-        >,
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
-{
-    let service = service_fn(move |_| {
+fn service(body: Frames) -> Bare {
+    Bare::new(service_fn(move |_| {
         let response = Response::builder().header("content-type", "text/event-stream");
         ready(Ok(response.body(body.clone()).unwrap()))
-    });
-    let service = layer.layer(tower::util::BoxCloneSyncService::new(service));
+    }))
+}
+
+async fn respond<L, S, B>(layer: L, body: Frames) -> B
+where
+    L: Layer<Bare, Service = S>,
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+{
+    let service = layer.layer(service(body));
     let request = Request::get("/").header("accept", "text/event-stream");
     let Ok(response) = service.oneshot(request.body(()).unwrap()).await;
     response.into_body()
@@ -68,10 +74,7 @@ where
 /// What one more stream holds that is open and silent, after some events.
 async fn held<L, S, B>(layer: L) -> isize
 where
-    L: Layer<
-            tower::util::BoxCloneSyncService<Request<()>, Response<Frames>, Infallible>,
-            Service = S,
-        >,
+    L: Layer<Bare, Service = S>,
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
     B: Body,
 {
@@ -140,14 +143,45 @@ fn frames_cost_no_allocation() {
 fn a_response_that_is_no_stream_grows_by_at_most_16_bytes() {
     fn body_of<L, S, B>(_: L) -> usize
     where
-        L: Layer<
-                tower::util::BoxCloneSyncService<Request<()>, Response<Frames>, Infallible>,
-                Service = S,
-            >,
+        L: Layer<Bare, Service = S>,
         S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
     {
         size_of::<B>()
     }
     let (bare, ours) = (body_of(Identity::new()), body_of(SseLayer::new()));
     assert!(ours <= bare + 16, "{ours} of {bare}");
+}
+
+/// What a server has read, of which a request is a part.
+struct Read {
+    part: &'static str,
+    _buffer: Arc<()>,
+}
+
+impl AsRef<[u8]> for Read {
+    fn as_ref(&self) -> &[u8] {
+        self.part.as_bytes()
+    }
+}
+
+#[test]
+fn a_stream_keeps_nothing_of_the_bytes_that_its_request_came_in() {
+    let buffer = Arc::new(());
+    let part = |part| {
+        let _buffer = buffer.clone();
+        Bytes::from_owner(Read { part, _buffer })
+    };
+    let layer = SseLayer::new()
+        .event_id(EventIdLayer::new())
+        .metrics(MetricsLayer::new(Nobody));
+    let mut request = Request::new(());
+    *request.uri_mut() = Uri::from_maybe_shared(part("/events?of=today")).unwrap();
+    for (name, value) in [("accept", "text/event-stream"), ("last-event-id", "7")] {
+        let value = HeaderValue::from_maybe_shared(part(value)).unwrap();
+        request.headers_mut().insert(name, value);
+    }
+    assert_eq!(Arc::strong_count(&buffer), 4);
+    let response = run(layer.layer(service(frames(2))).oneshot(request));
+    assert_eq!(Arc::strong_count(&buffer), 1);
+    drop(response);
 }
