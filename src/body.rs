@@ -184,17 +184,16 @@ where
         // finds the waker here.
         let reached = self.watch.is_some() || self.engine.may_be_drained();
         let woken = reached && self.slot.set_waker(cx.waker());
+        // hyper asks twice before it believes that there is nothing.
+        if !woken && self.watch.as_deref().is_some_and(Watch::is_waiting) {
+            return Poll::Pending;
+        }
         let Some(mut watch) = self.watch.take() else {
             return self.poll_next(cx);
         };
-        // hyper asks twice before it believes that there is nothing.
-        if woken || !watch.is_waiting() {
-            let next = watch.poll(|cx| self.poll_next(cx));
-            self.watch = Some(watch);
-            return next;
-        }
+        let next = watch.poll(|cx| self.poll_next(cx));
         self.watch = Some(watch);
-        Poll::Pending
+        next
     }
 
     /// In this order, always: output, drain, life time, upstream, silence, and the heartbeat.

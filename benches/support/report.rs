@@ -1,5 +1,8 @@
 //! What comes of several rounds, in words.
 
+// Not every bench says all of it.
+#![allow(dead_code)]
+
 /// The one in the middle.
 pub(crate) fn median(values: &[f64]) -> f64 {
     share(values, 50)
@@ -16,7 +19,6 @@ pub(crate) fn at_most(value: f64, bound: f64) -> String {
     format!("{value:.2} (at most {bound}: {})", verdict(value <= bound))
 }
 
-#[allow(dead_code)]
 pub(crate) fn at_least(value: f64, bound: f64) -> String {
     format!("{value:.2} (at least {bound}: {})", verdict(value >= bound))
 }
