@@ -1,0 +1,592 @@
+//! `examples/react` in a browser: the built app and its hook against the gateway itself.
+
+#![cfg(all(unix, feature = "resume"))]
+
+mod programs;
+mod support;
+
+use std::{
+    convert::Infallible,
+    fs,
+    future::IntoFuture,
+    panic::{AssertUnwindSafe, resume_unwind},
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicUsize, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, stream};
+use programs::{
+    browser::Browser,
+    client, folder,
+    gateway::Gateway,
+    process::{Process, eventually},
+};
+use serde_json::json;
+use tokio::{net::TcpListener, task::AbortHandle};
+
+/// The demo platform of one gateway, which lives on; before it another gateway, which does not; and the
+/// app, behind that gateway or before it.
+struct Stack {
+    platform: Gateway,
+    app: App,
+    gateway: Gateway,
+    flags: Vec<String>,
+    metrics: String,
+    app_is_behind: bool,
+}
+
+/// Vite, with its proxy to a gateway.
+struct App {
+    _process: Process,
+    address: String,
+}
+
+/// A server that gives each stream the same answer.
+struct Upstream {
+    address: String,
+    status: Arc<AtomicU16>,
+    asked: Arc<AtomicUsize>,
+    task: AbortHandle,
+}
+
+/// 200, but a page, as a single-page app answers whatever it does not know.
+const NO_STREAM: u16 = 0;
+const STREAM: u16 = 200;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn it_waits_for_a_gateway_that_was_killed_and_goes_on_behind_its_last_id() {
+    let mut stack = Stack::app_behind_gateway(&[]).await;
+    on_the_page("kill", &stack.page(), async |page| {
+        for data in ["one", "two"] {
+            stack.publish(data).await;
+        }
+        status(page, "topic", "open").await;
+        lines(page, &["1 one", "2 two"]).await;
+        page.text_that("topic-last-id", |text| text == "2").await;
+        stack.kill().await;
+        status(page, "topic", "waiting").await;
+        for data in ["three", "four"] {
+            stack.publish(data).await;
+        }
+        stack.restart().await;
+        status(page, "topic", "open").await;
+        stack.publish("five").await;
+        lines(page, &["1 one", "2 two", "3 three", "4 four", "5 five"]).await;
+        assert_eq!(page.text("topic-last-id").await, "5");
+        assert_eq!(page.text("topic-reconnects").await, "1");
+    })
+    .await;
+}
+
+/// Vite's proxy answers 502 while there is no gateway, and an `EventSource` takes that for the end.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn it_comes_back_where_the_browser_does_not() {
+    let mut stack = Stack::gateway_behind_app(App::built).await;
+    on_the_page("http-error", &stack.page(), async |page| {
+        for data in ["one", "two"] {
+            stack.publish(data).await;
+        }
+        lines(page, &["1 one", "2 two"]).await;
+        stack.kill().await;
+        status(page, "topic", "refused").await;
+        page.text_that("topic-note", |text| {
+            text.contains("502") && text.contains("again")
+        })
+        .await;
+        stack.publish("three").await;
+        stack.restart().await;
+        status(page, "topic", "open").await;
+        stack.publish("four").await;
+        lines(page, &["1 one", "2 two", "3 three", "4 four"]).await;
+        assert_eq!(page.text("topic-reconnects").await, "1");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn the_connection_goes_with_its_component() {
+    let stack = Stack::app_behind_gateway(&[]).await;
+    on_the_page("unmount", &stack.page(), async |page| {
+        stack.publish("one").await;
+        lines(page, &["1 one"]).await;
+        assert_eq!(stack.left("/sse"), 0);
+        page.click("topic-toggle").await;
+        eventually("the end of the stream", async || {
+            (stack.left("/sse") == 1).then_some(())
+        })
+        .await;
+        // and the next one has a life of its own
+        page.click("topic-toggle").await;
+        lines(page, &["1 one"]).await;
+        assert_eq!(page.text("topic-reconnects").await, "0");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn a_page_that_is_refused_says_so_and_gets_in_later() {
+    let stack = Stack::app_behind_gateway(&["--max-streams", "1"]).await;
+    let taken = client::get(&stack.gateway.url("/sse"), &[]).await;
+    let taken = taken.expect("a stream");
+    on_the_page("limit", &stack.page(), async |page| {
+        status(page, "topic", "refused").await;
+        page.text_that("topic-note", |text| text.contains("no room"))
+            .await;
+        page.run(WATCH_THE_STATUS, vec![]).await;
+        let before = stack.metric("sse_streams_refused_total").await;
+        eventually("another refusal", async || {
+            (stack.metric("sse_streams_refused_total").await > before).then_some(())
+        })
+        .await;
+        drop(taken);
+        status(page, "topic", "open").await;
+        stack.publish("hello").await;
+        lines(page, &["1 hello"]).await;
+        // a visit that was refused did not look like a stream
+        let seen = page.run("return window.seen", vec![]).await;
+        assert_eq!(seen, json!(["open"]));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn a_run_goes_on_where_it_was_left_and_is_closed_when_it_is_complete() {
+    let stack = Stack::app_behind_gateway(&[]).await;
+    on_the_page("training", &stack.page(), async |page| {
+        pace(page, "100").await;
+        page.click("training-start").await;
+        page.text_that("training-last-id", |text| text == "5").await;
+        page.click("training-disconnect").await;
+        status(page, "training", "closed").await;
+        page.click("training-reconnect").await;
+        status(page, "training", "open").await;
+        page.text_that("training-note", |text| text == "The stream is complete.")
+            .await;
+        status(page, "training", "closed").await;
+        page.text_that("training-epoch", |text| text == "done, 40 of 40")
+            .await;
+        let epochs: Vec<_> = (1..=40).map(|epoch| epoch.to_string()).collect();
+        assert_eq!(epochs_seen(page).await, epochs.join(" "));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn another_url_is_another_stream() {
+    let stack = Stack::app_behind_gateway(&[]).await;
+    on_the_page("url", &stack.page(), async |page| {
+        pace(page, "100").await;
+        page.click("training-start").await;
+        page.text_that("training-last-id", |text| text == "5").await;
+        assert_eq!(stack.left("/training"), 0);
+        pace(page, "2000").await;
+        eventually("the end of the first stream", async || {
+            (stack.left("/training") == 1).then_some(())
+        })
+        .await;
+        page.text_that("training-last-id", |text| text == "1").await;
+        assert_eq!(epochs_seen(page).await, "1");
+        assert_eq!(page.text("training-reconnects").await, "0");
+    })
+    .await;
+}
+
+/// In development React mounts everything twice.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn in_strict_mode_one_mount_is_one_connection() {
+    let stack = Stack::gateway_behind_app(App::in_development).await;
+    on_the_page("strict", &stack.page(), async |page| {
+        status(page, "topic", "open").await;
+        stack.publish("one").await;
+        lines(page, &["1 one"]).await;
+        assert_eq!(stack.metric("sse_streams_opened_total").await, 1);
+        page.click("topic-toggle").await;
+        eventually("the end of the stream", async || {
+            (stack.metric("sse_streams_open").await == 0).then_some(())
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn a_page_in_the_back_forward_cache_has_no_stream() {
+    let stack = Stack::app_behind_gateway(&[]).await;
+    on_the_page("cache", &stack.page(), async |page| {
+        stack.publish("one").await;
+        lines(page, &["1 one"]).await;
+        page.run("window.before = true", vec![]).await;
+        page.page.goto("about:blank").await.expect("another page");
+        eventually("the end of the stream", async || {
+            (stack.left("/sse") == 1).then_some(())
+        })
+        .await;
+        stack.publish("two").await;
+        page.page.back().await.expect("the page");
+        lines(page, &["1 one", "2 two"]).await;
+        let same = page.run("return window.before === true", vec![]).await;
+        assert_eq!(same, json!(true), "it was loaded anew");
+        assert_eq!(page.text("topic-reconnects").await, "1");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn a_page_that_nobody_sees_has_no_stream() {
+    let stack = Stack::app_behind_gateway(&[]).await;
+    on_the_page("hidden", &stack.page(), async |page| {
+        stack.publish("one").await;
+        lines(page, &["1 one"]).await;
+        let first = page.page.window().await.expect("a tab");
+        let second = page.page.new_window(true).await.expect("another tab");
+        let second = second.handle;
+        page.page
+            .switch_to_window(second)
+            .await
+            .expect("another tab");
+        eventually("the end of the stream", async || {
+            (stack.left("/sse") == 1).then_some(())
+        })
+        .await;
+        stack.publish("two").await;
+        page.page.close_window().await.expect("an end of the tab");
+        page.page.switch_to_window(first).await.expect("a tab");
+        lines(page, &["1 one", "2 two"]).await;
+        assert_eq!(page.text("topic-reconnects").await, "1");
+    })
+    .await;
+}
+
+/// Statuses that end an `EventSource`: what the hook makes of them, and how often it asks.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn it_finds_out_what_the_answer_was() {
+    for (answer, wanted, note, over) in [
+        (204, "closed", "The stream is complete.", true),
+        (
+            NO_STREAM,
+            "refused",
+            "no event stream, and it would again",
+            true,
+        ),
+        (401, "refused", "401, and it would again", true),
+        (404, "refused", "404, and it would again", true),
+        (429, "refused", "429 for now", false),
+        (503, "refused", "503 for now", false),
+    ] {
+        let upstream = Upstream::that_answers(answer).await;
+        let app = App::built(&upstream.address).await;
+        on_the_page(&format!("answer-{answer}"), &app.url(), async |page| {
+            status(page, "topic", wanted).await;
+            page.text_that("topic-note", |text| text.contains(note))
+                .await;
+            if over {
+                // the EventSource, and the question what it got
+                assert_eq!(upstream.asked(), 2, "{answer}");
+                return;
+            }
+            eventually("another attempt", async || {
+                (upstream.asked() >= 4).then_some(())
+            })
+            .await;
+            upstream.becomes_a_stream();
+            status(page, "topic", "open").await;
+            lines(page, &["7 seven"]).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn it_is_readable_on_a_desk_on_a_phone_and_in_the_dark() {
+    let mut stack = Stack::app_behind_gateway(&[]).await;
+    on_the_page("pictures", &stack.page(), async |page| {
+        for data in ["hello", "a message that is somewhat longer than the line of a phone can hold", "https://example.org/without/any/place/where/a/line/of/text/could/be/broken"] {
+            stack.publish(data).await;
+        }
+        pace(page, "100").await;
+        page.click("training-start").await;
+        page.text_that("training-note", |text| text == "The stream is complete.").await;
+        for (name, scheme, width, height) in [
+            ("light", "light", 1280, 900),
+            ("dark", "dark", 1280, 900),
+            ("phone", "light", 390, 1500),
+            ("phone-dark", "dark", 390, 1500),
+        ] {
+            page.page.set_window_size(width, height).await.expect("a size");
+            let dress = "document.documentElement.style.colorScheme = arguments[0]";
+            page.run(dress, vec![json!(scheme)]).await;
+            picture(page, &format!("react-{name}")).await;
+            let too_wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+            assert_eq!(page.run(too_wide, vec![]).await, json!(0), "{name}");
+        }
+        stack.kill().await;
+        status(page, "topic", "waiting").await;
+        picture(page, "react-waiting").await;
+    })
+    .await;
+}
+
+/// Keeps every status that the topic has from now on.
+const WATCH_THE_STATUS: &str = r#"
+    window.seen = [];
+    const status = document.querySelector('[data-testid="topic-status"]');
+    new MutationObserver(() => window.seen.push(status.dataset.status)).observe(status, { attributes: true });
+"#;
+
+impl Stack {
+    /// A connection that is lost is lost for the browser too.
+    async fn app_behind_gateway(flags: &[&str]) -> Self {
+        let platform = Gateway::demo(&[]).await;
+        let app = App::built(&platform.address).await;
+        let (gateway, flags, metrics) = gateway(&app.address, flags).await;
+        let app_is_behind = true;
+        Self {
+            platform,
+            app,
+            gateway,
+            flags,
+            metrics,
+            app_is_behind,
+        }
+    }
+
+    /// As it is while one works on the app.
+    async fn gateway_behind_app(start: impl AsyncFnOnce(&str) -> App) -> Self {
+        let platform = Gateway::demo(&[]).await;
+        let (gateway, flags, metrics) = gateway(&platform.address, &[]).await;
+        let app = start(&gateway.address).await;
+        let app_is_behind = false;
+        Self {
+            platform,
+            app,
+            gateway,
+            flags,
+            metrics,
+            app_is_behind,
+        }
+    }
+
+    fn page(&self) -> String {
+        if self.app_is_behind {
+            self.gateway.url("/")
+        } else {
+            self.app.url()
+        }
+    }
+
+    /// An event for the topic, whether the gateway is there or not.
+    async fn publish(&self, data: &str) {
+        let form = form_urlencoded::Serializer::new(String::new())
+            .append_pair("data", data)
+            .finish();
+        let status = client::post_form(&self.platform.url("/sse"), &form).await;
+        assert!(status.is_success(), "{status}");
+    }
+
+    async fn kill(&mut self) {
+        self.gateway.signal("KILL");
+        self.gateway.exit().await;
+    }
+
+    async fn restart(&mut self) {
+        let flags: Vec<_> = self.flags.iter().map(String::as_str).collect();
+        let listen = ["--listen", &self.gateway.address];
+        self.gateway = Gateway::start(&[&listen, &flags[..]].concat()).await;
+    }
+
+    /// How many streams of this path the gateway has seen their clients leave.
+    fn left(&self, path: &str) -> usize {
+        let end = format!("stream ended reason=disconnected method=GET path={path} ");
+        self.gateway.stderr().matches(&end).count()
+    }
+
+    async fn metric(&self, name: &str) -> u64 {
+        let text = client::text(&self.metrics).await.expect("the metrics");
+        let values = text
+            .lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name));
+        values
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum()
+    }
+}
+
+impl App {
+    /// `npm run preview`: what was built.
+    async fn built(gateway: &str) -> Self {
+        Self::start(&["preview"], gateway).await
+    }
+
+    /// `npm run dev`: React in development, and the sources.
+    async fn in_development(gateway: &str) -> Self {
+        Self::start(&[], gateway).await
+    }
+
+    async fn start(command: &[&str], gateway: &str) -> Self {
+        let folder = folder::target().join("react");
+        let vite = folder.join("node_modules/vite/bin/vite.js");
+        assert!(
+            folder.join("dist/index.html").exists(),
+            "no {}: run tests/run",
+            folder.display()
+        );
+        let mut process = Process::start(
+            Command::new("node")
+                .current_dir(&folder)
+                .env("GATEWAY", format!("http://{gateway}"))
+                .env("NO_COLOR", "1")
+                .arg(vite)
+                .args(command)
+                .args(["--port", "0"]),
+        );
+        let address = process.line("  ➜  Local:   http://").await;
+        let address = address.trim_end_matches('/').to_owned();
+        Self {
+            _process: process,
+            address,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+}
+
+impl Upstream {
+    async fn that_answers(status: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let (status, asked) = (
+            Arc::new(AtomicU16::new(status)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let answer = {
+            let (status, asked) = (status.clone(), asked.clone());
+            async move || {
+                asked.fetch_add(1, Ordering::Relaxed);
+                answer(status.load(Ordering::Relaxed))
+            }
+        };
+        let router = Router::new().route("/sse", get(answer));
+        let task = tokio::spawn(axum::serve(listener, router).into_future());
+        Self {
+            address,
+            status,
+            asked,
+            task: task.abort_handle(),
+        }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn becomes_a_stream(&self) {
+        self.status.store(STREAM, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// With one event, and then as long as one likes; or with none at all.
+fn answer(status: u16) -> Response {
+    let html = [(CONTENT_TYPE, "text/html")];
+    match status {
+        NO_STREAM => (html, "a page").into_response(),
+        STREAM => {
+            let event = Bytes::from_static(b"id: 7\ndata: seven\n\n");
+            let events = stream::iter([Ok::<_, Infallible>(event)]).chain(stream::pending());
+            (
+                [(CONTENT_TYPE, "text/event-stream")],
+                Body::from_stream(events),
+            )
+                .into_response()
+        }
+        status => (StatusCode::from_u16(status).expect("a status"), html, "no").into_response(),
+    }
+}
+
+/// A gateway before `upstream`, the flags besides its address, and where its metrics are.
+async fn gateway(upstream: &str, flags: &[&str]) -> (Gateway, Vec<String>, String) {
+    let own = ["--metrics", "127.0.0.1:0"];
+    let flags = [&own, flags].concat();
+    let mut gateway = Gateway::before(&format!("http://{upstream}"), &flags).await;
+    let metrics = gateway.line("gateway metrics on ").await;
+    let upstream = ["--upstream".to_owned(), format!("http://{upstream}")];
+    let flags = flags.iter().map(ToString::to_string).chain(upstream);
+    (gateway, flags.collect(), metrics)
+}
+
+/// Opens the page; when the test fails, a picture of it is saved in target/.
+async fn on_the_page(name: &str, url: &str, test: impl AsyncFnOnce(&Browser)) {
+    let browser = Browser::start().await;
+    browser.page.goto(url).await.expect("the page");
+    let result = AssertUnwindSafe(test(&browser)).catch_unwind().await;
+    if let Err(panic) = result {
+        let picture = picture(&browser, &format!("react-failed-{name}")).await;
+        eprintln!("the page when it failed: {}", picture.display());
+        resume_unwind(panic);
+    }
+    browser.close().await;
+}
+
+async fn picture(page: &Browser, name: &str) -> PathBuf {
+    fs::create_dir_all(folder::target().join("screenshots")).expect("a folder in target");
+    page.screenshot(&format!("screenshots/{name}")).await
+}
+
+async fn status(page: &Browser, stream: &str, wanted: &str) {
+    page.text_that(&format!("{stream}-status"), |text| text == wanted)
+        .await;
+}
+
+/// Waits for as many lines as these, and they must be these.
+async fn lines(page: &Browser, wanted: &[&str]) {
+    let script = "return [...document.querySelectorAll('[data-testid=topic-log] li')].map((line) => line.textContent)";
+    let lines = eventually("the lines of the topic", async || {
+        let lines = page.run(script, vec![]).await;
+        let lines: Vec<String> = serde_json::from_value(lines).expect("texts");
+        (lines.len() >= wanted.len()).then_some(lines)
+    })
+    .await;
+    assert_eq!(lines, wanted);
+}
+
+async fn pace(page: &Browser, pause: &str) {
+    let field = page.find("training-pause").await;
+    field.select_by_value(pause).await.expect("a choice");
+}
+
+/// All that the page has drawn, in order.
+async fn epochs_seen(page: &Browser) -> String {
+    let script = "return document.querySelector('[data-testid=training-epochs]').textContent";
+    let epochs = page.run(script, vec![]).await;
+    epochs.as_str().expect("a text").to_owned()
+}
