@@ -13,15 +13,19 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{
-        Arc,
-        atomic::{AtomicU16, AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
     Router,
     body::Body,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER},
+    },
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -34,7 +38,7 @@ use programs::{
     process::{Process, eventually},
 };
 use serde_json::json;
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::{net::TcpListener, task::AbortHandle, time::Instant};
 
 /// The demo platform of one gateway, which lives on; before it another gateway, which does not; and the
 /// app, behind that gateway or before it.
@@ -57,7 +61,7 @@ struct App {
 struct Upstream {
     address: String,
     status: Arc<AtomicU16>,
-    asked: Arc<AtomicUsize>,
+    asked: Arc<Mutex<Vec<Instant>>>,
     task: AbortHandle,
 }
 
@@ -83,7 +87,9 @@ async fn it_waits_for_a_gateway_that_was_killed_and_goes_on_behind_its_last_id()
         }
         stack.restart().await;
         status(page, "topic", "open").await;
-        stack.publish("five").await;
+        let field = page.find("topic-data").await;
+        field.send_keys("five").await.expect("a field to write in");
+        page.click("topic-publish").await;
         lines(page, &["1 one", "2 two", "3 three", "4 four", "5 five"]).await;
         assert_eq!(page.text("topic-last-id").await, "5");
         assert_eq!(page.text("topic-reconnects").await, "1");
@@ -173,17 +179,16 @@ async fn a_run_goes_on_where_it_was_left_and_is_closed_when_it_is_complete() {
         pace(page, "100").await;
         page.click("training-start").await;
         page.text_that("training-last-id", |text| text == "5").await;
-        page.click("training-disconnect").await;
+        page.click("training-toggle").await;
         status(page, "training", "closed").await;
-        page.click("training-reconnect").await;
+        page.click("training-toggle").await;
         status(page, "training", "open").await;
         page.text_that("training-note", |text| text == "The stream is complete.")
             .await;
         status(page, "training", "closed").await;
         page.text_that("training-epoch", |text| text == "done, 40 of 40")
             .await;
-        let epochs: Vec<_> = (1..=40).map(|epoch| epoch.to_string()).collect();
-        assert_eq!(epochs_seen(page).await, epochs.join(" "));
+        assert_eq!(epochs_seen(page).await, Vec::from_iter(1..=40));
     })
     .await;
 }
@@ -203,7 +208,7 @@ async fn another_url_is_another_stream() {
         })
         .await;
         page.text_that("training-last-id", |text| text == "1").await;
-        assert_eq!(epochs_seen(page).await, "1");
+        assert_eq!(epochs_seen(page).await, [1]);
         assert_eq!(page.text("training-reconnects").await, "0");
     })
     .await;
@@ -278,41 +283,27 @@ async fn a_page_that_nobody_sees_has_no_stream() {
     .await;
 }
 
-/// Statuses that end an `EventSource`: what the hook makes of them, and how often it asks.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium: run tests/run"]
-async fn it_finds_out_what_the_answer_was() {
-    for (answer, wanted, note, over) in [
-        (204, "closed", "The stream is complete.", true),
+async fn an_answer_that_would_be_the_same_again_is_asked_for_no_more() {
+    for (answer, wanted, note) in [
+        (204, "closed", "The stream is complete."),
         (
             NO_STREAM,
             "refused",
-            "no event stream, and it would again",
-            true,
+            "with no event stream, and it would again",
         ),
-        (401, "refused", "401, and it would again", true),
-        (404, "refused", "404, and it would again", true),
-        (429, "refused", "429 for now", false),
-        (503, "refused", "503 for now", false),
+        (401, "refused", "401, and it would again"),
+        (404, "refused", "404, and it would again"),
     ] {
-        let upstream = Upstream::that_answers(answer).await;
+        let upstream = Upstream::that_answers(answer, Duration::ZERO).await;
         let app = App::built(&upstream.address).await;
         on_the_page(&format!("answer-{answer}"), &app.url(), async |page| {
             status(page, "topic", wanted).await;
             page.text_that("topic-note", |text| text.contains(note))
                 .await;
-            if over {
-                // the EventSource, and the question what it got
-                assert_eq!(upstream.asked(), 2, "{answer}");
-                return;
-            }
-            eventually("another attempt", async || {
-                (upstream.asked() >= 4).then_some(())
-            })
-            .await;
-            upstream.becomes_a_stream();
-            status(page, "topic", "open").await;
-            lines(page, &["7 seven"]).await;
+            // the EventSource, and the question what it got
+            assert_eq!(upstream.asked().len(), 2, "{answer}");
         })
         .await;
     }
@@ -320,27 +311,75 @@ async fn it_finds_out_what_the_answer_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium: run tests/run"]
+async fn an_answer_for_now_is_asked_for_again_but_not_before_its_time() {
+    let retry_after = Duration::from_secs(2);
+    for answer in [429, 503] {
+        let upstream = Upstream::that_answers(answer, retry_after).await;
+        let app = App::built(&upstream.address).await;
+        on_the_page(&format!("answer-{answer}"), &app.url(), async |page| {
+            let note = format!("{answer} for now");
+            page.text_that("topic-note", |text| text.contains(&note))
+                .await;
+            page.run(WATCH_THE_STATUS, vec![]).await;
+            let asked = eventually("another attempt", async || {
+                let asked = upstream.asked();
+                (asked.len() >= 4).then_some(asked)
+            })
+            .await;
+            let pause = asked[2] - asked[1];
+            assert!(pause >= retry_after, "{pause:?}");
+            upstream.becomes_a_stream();
+            status(page, "topic", "open").await;
+            lines(page, &["7 seven"]).await;
+            // it was refused all the time
+            let seen = page.run("return window.seen", vec![]).await;
+            assert_eq!(seen, json!(["open"]));
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn it_waits_no_longer_when_the_network_is_back() {
+    let upstream = Upstream::that_answers(503, Duration::from_secs(3600)).await;
+    let app = App::built(&upstream.address).await;
+    on_the_page("online", &app.url(), async |page| {
+        status(page, "topic", "refused").await;
+        upstream.becomes_a_stream();
+        page.run("dispatchEvent(new Event('online'))", vec![]).await;
+        status(page, "topic", "open").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
 async fn it_is_readable_on_a_desk_on_a_phone_and_in_the_dark() {
     let mut stack = Stack::app_behind_gateway(&[]).await;
     on_the_page("pictures", &stack.page(), async |page| {
-        for data in ["hello", "a message that is somewhat longer than the line of a phone can hold", "https://example.org/without/any/place/where/a/line/of/text/could/be/broken"] {
+        for data in [
+            "hello",
+            "a message that is somewhat longer than the line of a phone can hold",
+            "https://example.org/without/any/place/where/a/line/of/text/could/be/broken",
+        ] {
             stack.publish(data).await;
         }
         pace(page, "100").await;
         page.click("training-start").await;
-        page.text_that("training-note", |text| text == "The stream is complete.").await;
-        for (name, scheme, width, height) in [
-            ("light", "light", 1280, 900),
-            ("dark", "dark", 1280, 900),
-            ("phone", "light", 390, 1500),
-            ("phone-dark", "dark", 390, 1500),
-        ] {
-            page.page.set_window_size(width, height).await.expect("a size");
-            let dress = "document.documentElement.style.colorScheme = arguments[0]";
-            page.run(dress, vec![json!(scheme)]).await;
-            picture(page, &format!("react-{name}")).await;
-            let too_wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
-            assert_eq!(page.run(too_wide, vec![]).await, json!(0), "{name}");
+        page.text_that("training-note", |text| text == "The stream is complete.")
+            .await;
+        let pages = [(1280, 900, "desk"), (390, 1500, "phone")];
+        for (width, height, size) in pages {
+            let page_size = page.page.set_window_size(width, height);
+            page_size.await.expect("a size");
+            for (scheme, background) in
+                [("light", "rgb(246, 247, 248)"), ("dark", "rgb(20, 23, 26)")]
+            {
+                let seen = page.run(DRESS, vec![json!(scheme)]).await;
+                assert_eq!(seen, json!([background, 0]), "{scheme}, {size}");
+                picture(page, &format!("react-{size}-{scheme}")).await;
+            }
         }
         stack.kill().await;
         status(page, "topic", "waiting").await;
@@ -348,6 +387,13 @@ async fn it_is_readable_on_a_desk_on_a_phone_and_in_the_dark() {
     })
     .await;
 }
+
+/// Returns the background, and by how much the page is too wide.
+const DRESS: &str = r#"
+    const page = document.documentElement;
+    page.style.colorScheme = arguments[0];
+    return [getComputedStyle(document.body).backgroundColor, page.scrollWidth - page.clientWidth];
+"#;
 
 /// Keeps every status that the topic has from now on.
 const WATCH_THE_STATUS: &str = r#"
@@ -476,21 +522,21 @@ impl App {
 }
 
 impl Upstream {
-    async fn that_answers(status: u16) -> Self {
+    async fn that_answers(status: u16, retry_after: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
-        let (status, asked) = (
-            Arc::new(AtomicU16::new(status)),
-            Arc::new(AtomicUsize::new(0)),
-        );
-        let answer = {
+        let status = Arc::new(AtomicU16::new(status));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let handler = {
             let (status, asked) = (status.clone(), asked.clone());
             async move || {
-                asked.fetch_add(1, Ordering::Relaxed);
-                answer(status.load(Ordering::Relaxed))
+                // before it is counted: what the test does then is for the next one
+                let status = status.load(Ordering::Relaxed);
+                asked.lock().unwrap().push(Instant::now());
+                answer(status, retry_after)
             }
         };
-        let router = Router::new().route("/sse", get(answer));
+        let router = Router::new().route("/sse", get(handler));
         let task = tokio::spawn(axum::serve(listener, router).into_future());
         Self {
             address,
@@ -500,8 +546,8 @@ impl Upstream {
         }
     }
 
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+    fn asked(&self) -> Vec<Instant> {
+        self.asked.lock().unwrap().clone()
     }
 
     fn becomes_a_stream(&self) {
@@ -516,7 +562,7 @@ impl Drop for Upstream {
 }
 
 /// With one event, and then as long as one likes; or with none at all.
-fn answer(status: u16) -> Response {
+fn answer(status: u16, retry_after: Duration) -> Response {
     let html = [(CONTENT_TYPE, "text/html")];
     match status {
         NO_STREAM => (html, "a page").into_response(),
@@ -529,7 +575,11 @@ fn answer(status: u16) -> Response {
             )
                 .into_response()
         }
-        status => (StatusCode::from_u16(status).expect("a status"), html, "no").into_response(),
+        status => {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let retry_after = [(RETRY_AFTER, retry_after.as_secs().to_string())];
+            (status, retry_after, "no").into_response()
+        }
     }
 }
 
@@ -584,9 +634,15 @@ async fn pace(page: &Browser, pause: &str) {
     field.select_by_value(pause).await.expect("a choice");
 }
 
-/// All that the page has drawn, in order.
-async fn epochs_seen(page: &Browser) -> String {
-    let script = "return document.querySelector('[data-testid=training-epochs]').textContent";
-    let epochs = page.run(script, vec![]).await;
-    epochs.as_str().expect("a text").to_owned()
+/// All that the page has drawn, in order, of 40.
+async fn epochs_seen(page: &Browser) -> Vec<u64> {
+    let points = page.find("training-curve").await.attr("points").await;
+    let points = points.expect("an attribute").unwrap_or_default();
+    let lefts = points
+        .split(' ')
+        .filter_map(|point| point.split(',').next());
+    let percents = lefts.map(|left| left.parse::<f64>().expect("a number"));
+    percents
+        .map(|percent| (percent * 0.4).round() as u64)
+        .collect()
 }

@@ -17,6 +17,8 @@ const toGateway = { target: gateway, configure: eventStreams };
 // The page and its streams have one origin, so no CORS is wanted. `vite preview` takes the same.
 export default defineConfig({
   plugins: [react()],
+  // the first that know light-dark(): what stands in for it elsewhere does not heed color-scheme
+  build: { cssTarget: ["chrome123", "firefox120", "safari17.5"] },
   server: {
     host: "127.0.0.1",
     proxy: { "/sse": toGateway, "/training": toGateway },

@@ -17,11 +17,13 @@ export function Topic() {
   const [joined, setJoined] = useState(true);
   return (
     <section aria-labelledby="topic-title">
-      <h2 id="topic-title">Topic</h2>
+      <div className="row head">
+        <h2 id="topic-title">Topic</h2>
+        <button type="button" data-testid="topic-toggle" onClick={() => setJoined(!joined)}>
+          {joined ? "Leave" : "Join"}
+        </button>
+      </div>
       <Publish />
-      <button type="button" data-testid="topic-toggle" onClick={() => setJoined(!joined)}>
-        {joined ? "Leave" : "Join"}
-      </button>
       {joined ? <Feed /> : <p className="note">Unmounted. Who joins again reads from the start.</p>}
     </section>
   );

@@ -43,7 +43,12 @@ export function Training() {
 
   return (
     <section aria-labelledby="training-title">
-      <h2 id="training-title">Training</h2>
+      <div className="row head">
+        <h2 id="training-title">Training</h2>
+        <button type="button" onClick={() => start(pause)} data-testid="training-start">
+          Start
+        </button>
+      </div>
       <div className="row">
         <label>
           Pace
@@ -55,19 +60,13 @@ export function Training() {
             {PAUSES.map(([pause, name]) => <option key={pause} value={pause}>{name}</option>)}
           </select>
         </label>
-        <button type="button" onClick={() => start(pause)} data-testid="training-start">
-          Start
-        </button>
-        <button type="button" onClick={stream.close} disabled={stream.over} data-testid="training-disconnect">
-          Disconnect
-        </button>
         <button
           type="button"
-          onClick={stream.reconnect}
-          disabled={run === null || !stream.over}
-          data-testid="training-reconnect"
+          onClick={stream.over ? stream.reconnect : stream.close}
+          disabled={run === null}
+          data-testid="training-toggle"
         >
-          Reconnect
+          {stream.over ? "Reconnect" : "Disconnect"}
         </button>
       </div>
       <StreamFacts name="training" stream={stream} />
@@ -86,7 +85,6 @@ function Progress({ run }: { readonly run: Run | null }) {
         <span data-testid="training-epoch">
           {last === undefined ? "no epoch yet" : `${run?.done ? "done, " : ""}${last.epoch} of ${last.epochs}`}
         </span>
-        <span hidden data-testid="training-epochs">{epochs.map(({ epoch }) => epoch).join(" ")}</span>
       </p>
       <Curve epochs={epochs} />
     </>
@@ -105,7 +103,7 @@ function Curve({ epochs }: { readonly epochs: readonly Epoch[] }) {
         role="img"
         aria-label={last ? `Loss, ${last.loss} after epoch ${last.epoch}` : "Loss, no value yet"}
       >
-        <polyline points={points.join(" ")} />
+        <polyline points={points.join(" ")} data-testid="training-curve" />
       </svg>
       <figcaption>loss {last ? <b>{last.loss}</b> : "–"}</figcaption>
     </figure>

@@ -258,7 +258,8 @@ class Connection {
   /** The browser does not come back. */
   #ended(): void {
     this.#disconnect();
-    this.#tell({ status: "waiting", answer: null });
+    // who was refused may be so again
+    if (this.#state.status !== "refused") this.#tell({ status: "waiting" });
     void this.#ask();
   }
 
@@ -286,6 +287,7 @@ class Connection {
 
   #decide(answer: Response | null): void {
     if (answer === null || isStream(answer)) {
+      this.#tell({ status: "waiting", answer: null });
       this.#comeBack(0);
     } else if (answer.status === 204) {
       this.#tell({ status: "closed", over: true, answer: 204 });
