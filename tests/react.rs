@@ -29,8 +29,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use programs::{
     browser::Browser,
     client, folder,
@@ -67,6 +66,8 @@ struct Upstream {
 
 /// 200, but a page, as a single-page app answers whatever it does not know.
 const NO_STREAM: u16 = 0;
+/// 200, and an end: what an `EventSource` gets that comes at a bad time.
+const NO_ROOM: u16 = 1;
 const STREAM: u16 = 200;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,19 +155,33 @@ async fn a_page_that_is_refused_says_so_and_gets_in_later() {
         status(page, "topic", "refused").await;
         page.text_that("topic-note", |text| text.contains("no room"))
             .await;
-        page.run(WATCH_THE_STATUS, vec![]).await;
-        let before = stack.metric("sse_streams_refused_total").await;
-        eventually("another refusal", async || {
-            (stack.metric("sse_streams_refused_total").await > before).then_some(())
-        })
-        .await;
         drop(taken);
         status(page, "topic", "open").await;
         stack.publish("hello").await;
         lines(page, &["1 hello"]).await;
-        // a visit that was refused did not look like a stream
+    })
+    .await;
+}
+
+/// As it is over a network, where the head of an empty answer is there for a while before its end is.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: run tests/run"]
+async fn a_visit_without_events_does_not_look_like_a_stream() {
+    let upstream = Upstream::that_answers(NO_ROOM, Duration::ZERO).await;
+    let app = App::built(&upstream.address).await;
+    on_the_page("visits", &app.url(), async |page| {
+        status(page, "topic", "refused").await;
+        page.run(WATCH_THE_STATUS, vec![]).await;
+        let before = upstream.asked().len();
+        eventually("three more visits", async || {
+            (upstream.asked().len() >= before + 3).then_some(())
+        })
+        .await;
+        upstream.becomes_a_stream();
+        lines(page, &["7 seven"]).await;
         let seen = page.run("return window.seen", vec![]).await;
         assert_eq!(seen, json!(["open"]));
+        assert_eq!(page.text("topic-reconnects").await, "0");
     })
     .await;
 }
@@ -178,7 +193,7 @@ async fn a_run_goes_on_where_it_was_left_and_is_closed_when_it_is_complete() {
     on_the_page("training", &stack.page(), async |page| {
         pace(page, "100").await;
         page.click("training-start").await;
-        page.text_that("training-last-id", |text| text == "5").await;
+        at_least(page, "training-last-id", 5).await;
         page.click("training-toggle").await;
         status(page, "training", "closed").await;
         page.click("training-toggle").await;
@@ -200,15 +215,17 @@ async fn another_url_is_another_stream() {
     on_the_page("url", &stack.page(), async |page| {
         pace(page, "100").await;
         page.click("training-start").await;
-        page.text_that("training-last-id", |text| text == "5").await;
+        at_least(page, "training-last-id", 5).await;
         assert_eq!(stack.left("/training"), 0);
         pace(page, "2000").await;
         eventually("the end of the first stream", async || {
             (stack.left("/training") == 1).then_some(())
         })
         .await;
-        page.text_that("training-last-id", |text| text == "1").await;
-        assert_eq!(epochs_seen(page).await, [1]);
+        at_least(page, "training-last-id", 1).await;
+        let epochs = epochs_seen(page).await;
+        assert!(epochs.len() < 5, "{epochs:?}");
+        assert_eq!(epochs[0], 1);
         assert_eq!(page.text("training-reconnects").await, "0");
     })
     .await;
@@ -229,6 +246,12 @@ async fn in_strict_mode_one_mount_is_one_connection() {
             (stack.metric("sse_streams_open").await == 0).then_some(())
         })
         .await;
+        // Chromium does not even begin with what is closed at once; others may
+        page.run(COUNT_THE_SOURCES, vec![]).await;
+        page.click("topic-toggle").await;
+        lines(page, &["1 one"]).await;
+        assert_eq!(page.run("return window.sources", vec![]).await, json!(1));
+        assert_eq!(stack.metric("sse_streams_opened_total").await, 2);
     })
     .await;
 }
@@ -238,20 +261,22 @@ async fn in_strict_mode_one_mount_is_one_connection() {
 async fn a_page_in_the_back_forward_cache_has_no_stream() {
     let stack = Stack::app_behind_gateway(&[]).await;
     on_the_page("cache", &stack.page(), async |page| {
-        stack.publish("one").await;
-        lines(page, &["1 one"]).await;
+        pace(page, "100").await;
+        page.click("training-start").await;
+        at_least(page, "training-last-id", 5).await;
         page.run("window.before = true", vec![]).await;
         page.page.goto("about:blank").await.expect("another page");
         eventually("the end of the stream", async || {
-            (stack.left("/sse") == 1).then_some(())
+            (stack.left("/training") == 1).then_some(())
         })
         .await;
-        stack.publish("two").await;
         page.page.back().await.expect("the page");
-        lines(page, &["1 one", "2 two"]).await;
+        page.text_that("training-epoch", |text| text == "done, 40 of 40")
+            .await;
         let same = page.run("return window.before === true", vec![]).await;
         assert_eq!(same, json!(true), "it was loaded anew");
-        assert_eq!(page.text("topic-reconnects").await, "1");
+        assert_eq!(epochs_seen(page).await, Vec::from_iter(1..=40));
+        assert_eq!(page.text("training-reconnects").await, "1");
     })
     .await;
 }
@@ -393,6 +418,17 @@ const DRESS: &str = r#"
     const page = document.documentElement;
     page.style.colorScheme = arguments[0];
     return [getComputedStyle(document.body).backgroundColor, page.scrollWidth - page.clientWidth];
+"#;
+
+/// Those that are made from now on.
+const COUNT_THE_SOURCES: &str = r#"
+    window.sources = 0;
+    window.EventSource = class extends EventSource {
+        constructor(...all) {
+            super(...all);
+            window.sources += 1;
+        }
+    };
 "#;
 
 /// Keeps every status that the topic has from now on.
@@ -566,21 +602,29 @@ fn answer(status: u16, retry_after: Duration) -> Response {
     let html = [(CONTENT_TYPE, "text/html")];
     match status {
         NO_STREAM => (html, "a page").into_response(),
-        STREAM => {
-            let event = Bytes::from_static(b"id: 7\ndata: seven\n\n");
-            let events = stream::iter([Ok::<_, Infallible>(event)]).chain(stream::pending());
-            (
-                [(CONTENT_TYPE, "text/event-stream")],
-                Body::from_stream(events),
-            )
-                .into_response()
-        }
+        NO_ROOM => event_stream(
+            async {
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                "retry: 100\n\n"
+            },
+            stream::empty(),
+        ),
+        STREAM => event_stream(async { "id: 7\ndata: seven\n\n" }, stream::pending()),
         status => {
             let status = StatusCode::from_u16(status).expect("a status");
             let retry_after = [(RETRY_AFTER, retry_after.as_secs().to_string())];
             (status, retry_after, "no").into_response()
         }
     }
+}
+
+fn event_stream(
+    begin: impl Future<Output = &'static str> + Send + 'static,
+    rest: impl Stream<Item = &'static str> + Send + 'static,
+) -> Response {
+    let parts = stream::once(begin).chain(rest).map(Ok::<_, Infallible>);
+    let kind = [(CONTENT_TYPE, "text/event-stream")];
+    (kind, Body::from_stream(parts)).into_response()
 }
 
 /// A gateway before `upstream`, the flags besides its address, and where its metrics are.
@@ -632,6 +676,14 @@ async fn lines(page: &Browser, wanted: &[&str]) {
 async fn pace(page: &Browser, pause: &str) {
     let field = page.find("training-pause").await;
     field.select_by_value(pause).await.expect("a choice");
+}
+
+/// Waits until a figure has come to this.
+async fn at_least(page: &Browser, figure: &str, least: u64) {
+    page.text_that(figure, |text| {
+        text.parse().is_ok_and(|value: u64| value >= least)
+    })
+    .await;
 }
 
 /// All that the page has drawn, in order, of 40.

@@ -41,9 +41,9 @@ function Feed() {
   return (
     <>
       <StreamFacts name="topic" stream={stream} />
-      <ol className="log" role="log" aria-label="Events" tabIndex={0} data-testid="topic-log">
-        {lines.map(({ key, id, data }) => <li key={key}><b>{id}</b> <span>{data}</span></li>)}
-      </ol>
+      <div className="log" role="log" aria-label="Events" tabIndex={0} data-testid="topic-log">
+        <ol>{lines.map(({ key, id, data }) => <li key={key}><b>{id}</b> <span>{data}</span></li>)}</ol>
+      </div>
     </>
   );
 }
