@@ -16,6 +16,7 @@ use std::{
     path::Path,
     process::Command,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use Expect::{AtOnce, Held, Late};
@@ -51,6 +52,7 @@ use tokio::{
     sync::broadcast::{self, Sender},
     task::JoinHandle,
 };
+use tower_sse::{HeartbeatLayer, HeartbeatStart, SseLayer};
 
 /// The page whose configurations are tested.
 const GUIDE: &str = include_str!("../src/guide/proxies.md");
@@ -175,7 +177,6 @@ async fn caddy_passes_events_on_where_it_is_told_what_to_compress() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Caddy: run tests/run"]
 async fn caddy_that_compresses_all_holds_large_events_back() {
-    let config = format!("example.com {{\n    encode gzip\n    reverse_proxy {SERVICE}\n}}\n");
     let after_silence = Case {
         begins: Begins::Silent,
         ..LARGE_CODED
@@ -193,7 +194,35 @@ async fn caddy_that_compresses_all_holds_large_events_back() {
         (after_silence, AtOnce(None), Held(GZIP)),
         (named, identity, identity),
     ];
-    Proxy::Caddy.shows(&config, &rows).await;
+    Proxy::Caddy.shows(&gzip_for_all(), &rows).await;
+}
+
+fn gzip_for_all() -> String {
+    format!("example.com {{\n    encode gzip\n    reverse_proxy {SERVICE}\n}}\n")
+}
+
+/// Such a heartbeat need not be waited for: it comes with the head.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Caddy: run tests/run"]
+async fn caddy_that_compresses_all_is_opened_by_a_heartbeat_at_once() {
+    let after_silence = Case {
+        begins: Begins::Silent,
+        ..LARGE_CODED
+    };
+    let heartbeat = HeartbeatLayer::every(Duration::from_secs(3600)).start(HeartbeatStart::AtOnce);
+    let layer = SseLayer::new().heartbeat(heartbeat);
+    let service = Service::start([after_silence].into_iter(), Some(layer)).await;
+    let caddy = Proxy::Caddy
+        .before(&gzip_for_all(), &service.address, &service)
+        .await;
+    let reader = Reader::open(format!("http://{}/streams/0", caddy.address), after_silence);
+    reader.has_heartbeats(1).await;
+    for event in 0..EVENTS {
+        service.say(0, event);
+        reader.has_events(event + 1).await;
+    }
+    service.end(0);
+    assert_eq!(reader.finish().await.0, None);
 }
 
 // === A service ===
@@ -207,7 +236,7 @@ struct Service {
 type Streams = Arc<[(Case, Mutex<Option<Sender<usize>>>)]>;
 
 impl Service {
-    async fn start(cases: impl Iterator<Item = Case>) -> Self {
+    async fn start(cases: impl Iterator<Item = Case>, layer: Option<SseLayer>) -> Self {
         let streams = cases.map(|case| (case, Mutex::new(Some(broadcast::channel(EVENTS).0))));
         let streams: Streams = streams.collect();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0");
@@ -217,6 +246,10 @@ impl Service {
             .route("/streams/{n}", get(Self::stream))
             .route("/whose", get(address.clone()))
             .with_state(streams.clone());
+        let app = match layer {
+            Some(layer) => app.layer(layer),
+            None => app,
+        };
         let listener = listener.tap_io(|socket| socket.set_nodelay(true).expect("a socket"));
         tokio::spawn(async { axum::serve(listener, app).await });
         Self { address, streams }
@@ -282,7 +315,7 @@ impl Case {
 impl Proxy {
     /// Has each stream read through the proxy twice, and once without it, at the same time.
     async fn shows(self, config: &str, rows: &[Row]) {
-        let service = Service::start(rows.iter().map(|(case, ..)| *case)).await;
+        let service = Service::start(rows.iter().map(|(case, ..)| *case), None).await;
         let url = format!("http://{}", service.address);
         let gateway = Gateway::before(&url, &["--heartbeat", "300ms"]).await;
         let with = self.before(config, &gateway.address, &service).await;
