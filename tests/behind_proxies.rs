@@ -146,6 +146,33 @@ async fn nginx_holds_events_back_where_the_gateway_is_not_behind_it() {
     Proxy::Nginx.shows(&Proxy::Nginx.recipe(), &rows).await;
 }
 
+/// nginx keeps the header for itself: the one behind it, as seen from the service, is only told where
+/// that is.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nginx: run tests/run"]
+async fn of_two_nginx_the_first_must_pass_the_header_on() {
+    let rows = [
+        (PLAIN, AtOnce(None), Held(None)),
+        (LARGE_CODED, AtOnce(GZIP), Held(GZIP)),
+    ];
+    assert!(GUIDE.contains(PASS_ON));
+    let recipe = Proxy::Nginx.recipe();
+    let service = Service::start(rows.iter().map(|(case, ..)| *case), None).await;
+    let gateway = service.gateway().await;
+    let outer =
+        async |inner: &Running| Proxy::Nginx.before(&recipe, &inner.address, &service).await;
+    let passes = recipe.replace("proxy_pass ", &format!("{PASS_ON}\n        proxy_pass "));
+    let [passes, keeps] =
+        [&passes, &recipe].map(|config| Proxy::Nginx.before(config, &gateway.address, &service));
+    let [passes, keeps] = [passes.await, keeps.await];
+    let [with, without] = [outer(&passes).await, outer(&keeps).await];
+    let addresses = [&gateway.address, &with.address, &without.address];
+    see_all(&service, &rows, addresses).await;
+}
+
+/// As the guide says it.
+const PASS_ON: &str = "proxy_pass_header X-Accel-Buffering;";
+
 /// What HAProxy compresses it flushes but for the last bits, so that a client is always one event
 /// behind. It honours `no-transform`.
 #[tokio::test(flavor = "multi_thread")]
@@ -255,6 +282,11 @@ impl Service {
         Self { address, streams }
     }
 
+    async fn gateway(&self) -> Gateway {
+        let url = format!("http://{}", self.address);
+        Gateway::before(&url, &["--heartbeat", "300ms"]).await
+    }
+
     /// What axum makes of it: no header but `Content-Type` and `Cache-Control: no-cache`.
     async fn stream(State(streams): State<Streams>, Segment(n): Segment<usize>) -> Response {
         let (case, says) = &streams[n];
@@ -316,18 +348,23 @@ impl Proxy {
     /// Has each stream read through the proxy twice, and once without it, at the same time.
     async fn shows(self, config: &str, rows: &[Row]) {
         let service = Service::start(rows.iter().map(|(case, ..)| *case), None).await;
-        let url = format!("http://{}", service.address);
-        let gateway = Gateway::before(&url, &["--heartbeat", "300ms"]).await;
+        let gateway = service.gateway().await;
         let with = self.before(config, &gateway.address, &service).await;
         let without = self.before(config, &service.address, &service).await;
-        let rows = rows.iter().enumerate();
-        join_all(rows.map(|(n, row)| {
-            let [control, with, without] = [&gateway.address, &with.address, &without.address]
-                .map(|address| Reader::open(format!("http://{address}/streams/{n}"), row.0));
-            see(&service, n, row, [control, with, without])
-        }))
-        .await;
+        let addresses = [&gateway.address, &with.address, &without.address];
+        see_all(&service, rows, addresses).await;
     }
+}
+
+/// The addresses are the gateway's, and the proxy's with it and without it.
+async fn see_all(service: &Service, rows: &[Row], addresses: [&String; 3]) {
+    let rows = rows.iter().enumerate();
+    join_all(rows.map(|(n, row)| {
+        let url = |address| format!("http://{address}/streams/{n}");
+        let readers = addresses.map(|address| Reader::open(url(address), row.0));
+        see(service, n, row, readers)
+    }))
+    .await;
 }
 
 async fn see(
