@@ -14,7 +14,7 @@ use crate::{
 /// Comment heartbeats in the silences of a stream.
 ///
 /// Load balancers and proxies cut a connection on which nothing moves: Heroku after 55 s, nginx
-/// and ALB after 60 s, Cloudflare after 100 s. And for a `POST` whose body was not read to its
+/// and ALB after 60 s, Cloudflare after 120 s. And for a `POST` whose body was not read to its
 /// end, writing is the only way to learn that the client has gone. A heartbeat is a comment, which
 /// every conforming client ignores; it goes out when the service has sent nothing for the
 /// interval, its own comments included, and only between events.
