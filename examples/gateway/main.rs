@@ -92,7 +92,7 @@ async fn run(args: Args) -> Result<(), BoxError> {
         exporter.serve(Server::new(args.write_timeout), metrics.clone());
     }
     let demo = metrics.filter(|_| args.upstream.is_none());
-    let demo = demo.map(|metrics| Panel::new(&args, metrics));
+    let demo = demo.map(|metrics| Panel::new(&args, metrics, drain.clone()));
     let layer = layers::layer(&args, resume_layer, drain_layer);
     let service = layer.layer(proxy(&args, demo.clone()).await?.into_service());
     let service = wants::wants(service, layers::ask_who_wants_a_stream(&args));

@@ -25,7 +25,11 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+use tower_sse::Drain;
 
 use super::{bad_request, cut::Cuts};
 use crate::{
@@ -40,6 +44,8 @@ pub(crate) struct Panel {
     /// When it was started, in seconds: tells one gateway from the next.
     started: f64,
     about: Arc<Value>,
+    drain: Drain,
+    drain_timeout: Duration,
     pub(crate) cuts: Cuts,
     /// Told once when the gateway shall stop.
     pub(crate) stop: Arc<Notify>,
@@ -56,10 +62,13 @@ struct Cut {
 #[derive(Deserialize)]
 struct Nothing {}
 
+/// How often to look whether a stream is left; also how long its end may take to be counted.
+const LOOK: Duration = Duration::from_millis(50);
+
 const STARTED: HeaderName = HeaderName::from_static("gateway-started");
 
 impl Panel {
-    pub(crate) fn new(args: &Args, metrics: Metrics) -> Self {
+    pub(crate) fn new(args: &Args, metrics: Metrics, drain: Drain) -> Self {
         let started = SystemTime::now().duration_since(UNIX_EPOCH);
         let started = started.unwrap_or_default().as_secs_f64();
         let about = json!({
@@ -73,6 +82,8 @@ impl Panel {
             metrics,
             started,
             about: Arc::new(about),
+            drain,
+            drain_timeout: args.drain_timeout,
             cuts: Cuts::new(),
             stop: Arc::new(Notify::new()),
         }
@@ -111,7 +122,15 @@ async fn cut(State(panel): State<Panel>, Json(Cut { streams }): Json<Cut>) -> Re
     StatusCode::NO_CONTENT.into_response()
 }
 
-async fn drain(State(panel): State<Panel>, Json(Nothing {}): Json<Nothing>) -> StatusCode {
+/// Answers when no stream is left, with the last that is counted: who has not asked before can ask
+/// no more.
+async fn drain(panel: State<Panel>, Json(Nothing {}): Json<Nothing>) -> Response {
     panel.stop.notify_one();
-    StatusCode::ACCEPTED
+    let end = Instant::now() + panel.drain_timeout;
+    loop {
+        sleep(LOOK).await;
+        if panel.drain.left() == 0 || Instant::now() > end {
+            return text(panel).await;
+        }
+    }
 }

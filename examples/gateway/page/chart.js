@@ -1,7 +1,7 @@
 // Lines over a scale with labels, in SVG. It is drawn in the pixels that it has, so that its texts are never stretched.
 
 const NS = "http://www.w3.org/2000/svg";
-const HEIGHT = 220;
+const HEIGHT = 276;
 const MARGIN = { top: 14, right: 14, bottom: 40, left: 46 };
 
 /** About so many pixels from one number on an axis to the next. */

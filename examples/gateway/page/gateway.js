@@ -68,6 +68,7 @@ function samples(text) {
   return [...lines].map(([, name, labels = "", value]) => [name, labels, Number(value)]);
 }
 
+/** Returns how many streams have ended, by reason. */
 function show(all) {
   const sum = (wanted, label = "") => all.reduce((sum, [name, labels, value]) =>
     sum + (name === wanted && labels.includes(label) ? value : 0), 0);
@@ -92,6 +93,7 @@ function show(all) {
     field.closest("tr").classList.toggle("none", count === 0);
     field.nextElementSibling.firstElementChild.style.inlineSize = `${100 * count / most}%`;
   }
+  return ended;
 }
 
 for (const [reason, meaning] of Object.entries(REASONS)) {
@@ -107,8 +109,8 @@ async function here(since) {
   if (since !== started) {
     const about = await (await fetch("/gateway/about", { cache: "no-store" })).json();
     const time = new Date(about.started * 1000).toLocaleTimeString();
-    element("gateway-about").textContent = `version ${about.version}, started at ${time}; heartbeats after ` +
-      `${about.heartbeat_ms / 1000} s of silence, drain within ${about.drain_timeout_ms / 1000} s`;
+    element("gateway-about").textContent = `Version ${about.version}, started at ${time}: heartbeats after ` +
+      `${about.heartbeat_ms / 1000} s of silence, drain within ${about.drain_timeout_ms / 1000} s.`;
     element("drain-timeout").textContent = `${about.drain_timeout_ms / 1000} s`;
     if (started) {
       note(`A new gateway answers, started at ${time}${goneAt ? `: ${((Date.now() - goneAt) / 1000).toFixed(1)} s without one` : ""}.`);
@@ -154,7 +156,9 @@ element("drain-confirm").onclick = async () => {
   become("draining");
   note("Drain: as after SIGTERM. No new connections; feeds end between two events, answers may finish.");
   try {
-    await post("/gateway/drain", {});
+    const response = await post("/gateway/drain", {});
+    const ends = show(samples(await response.text())).filter(([, count]) => count > 0);
+    note(`The drain is over. Streams by how they ended: ${ends.map(([reason, count]) => `${reason} ${count}`).join(", ")}.`);
   } catch {
     notice("The gateway cannot be reached.");
   }

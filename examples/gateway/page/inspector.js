@@ -1,7 +1,6 @@
 // The inspector: one stream, read with fetch, and all that EventSource hides: comments, chunks and each byte.
 
 import { Stats, append, element, make } from "./figures.js";
-import { notice } from "./journal.js";
 import { cut, cuttable, openFetch, report, room } from "./streams.js";
 
 const NAME = "inspector";
@@ -21,7 +20,7 @@ const POST = {
 const form = document.getElementById("inspector-form");
 const [log, raw] = [element("inspector-log"), element("inspector-raw")];
 const stats = new Stats(NAME, {
-  state: ["state", "closed"],
+  state: ["state", "idle"],
   events: ["events", 0],
   heartbeats: ["heartbeats", 0],
   bytes: ["bytes", 0],
@@ -50,7 +49,6 @@ function connect() {
   close();
   const { stream, from } = Object.fromEntries(new FormData(form));
   if (!room(NAME)) return;
-  notice("");
   const goesOn = stream === shown && from !== "" && from === stats.get("last-id");
   if (!goesOn) clear();
   shown = stream;
@@ -101,11 +99,13 @@ function event({ id, type, data }) {
 function comment(line) {
   const ours = HEARTBEAT.test(line);
   if (ours) stats.add("heartbeats");
-  append(log, row("comment", "–", ours ? "heartbeat" : "comment", line), ROWS);
+  append(log, row("comment", "", ours ? "heartbeat" : "comment", line), ROWS);
 }
 
 function row(className, id, type, data) {
-  return make("li", { className }, time(), make("b", { textContent: id }), make("i", { textContent: type }),
+  // of the gateway's ids the end tells them apart
+  const end = id.length > 12 ? `…${id.slice(-8)}` : id;
+  return make("li", { className }, time(), make("b", { textContent: end, title: id }), make("i", { textContent: type }),
     make("span", { textContent: data }));
 }
 
@@ -125,18 +125,20 @@ function chunk(bytes) {
     make("code", { className: "as-hex", textContent: hex(bytes) })), ROWS);
 }
 
-/** Lines with their ends made visible, and comments marked. */
+/** Lines with their ends made visible, and comments marked. Few fonts have the signs for CR and LF. */
 function lines(text) {
   return (text.match(/[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+$/g) ?? []).map((line) => {
     const [, content, end] = line.match(/^([^\r\n]*)([\r\n]*)$/);
-    const comment = startOfLine && content.startsWith(":");
+    const comment = startOfLine && /^\u{feff}?:/u.test(content);
     startOfLine = end !== "";
-    const shownEnd = end.replace("\r", "␍").replace("\n", "␊");
-    const parts = [content.replace("\u{feff}", "⟨BOM⟩")];
-    if (end) parts.push(make("span", { className: "eol", textContent: shownEnd }), "\n");
-    return make("span", { className: comment ? "comment" : "" }, ...parts);
+    const mark = content.startsWith("\u{feff}") ? [sign("BOM")] : [];
+    const ends = [...end].map((char) => sign(char === "\r" ? "CR" : "LF"));
+    const shown = make("span", { className: comment ? "comment" : "", textContent: content.replace("\u{feff}", "") });
+    return make("span", {}, ...mark, shown, ...ends, end ? "\n" : "");
   });
 }
+
+const sign = (name) => make("span", { className: "sign", textContent: name });
 
 function hex(bytes) {
   const rows = [];
@@ -148,5 +150,3 @@ function hex(bytes) {
   }
   return rows.join("\n");
 }
-
-connect();

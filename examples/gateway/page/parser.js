@@ -3,31 +3,33 @@
 export class Parser {
   #decoder = new TextDecoder();
   #rest = "";
+  #afterCr = false;
   #id = "";
   #type = "";
   #data = [];
 
-  /** What is told of: `line`, `comment`, `retry`, `id` at the end of each block, and `event`. */
+  /** What is told of: `comment`, `retry`, `id` at the end of each block, and `event`. */
   constructor(on) {
     this.on = on;
   }
 
   /** Whether nothing has begun that has not ended. */
   get betweenEvents() {
-    return this.#rest.replace("\r", "") === "" && this.#type === "" && this.#data.length === 0;
+    return this.#rest === "" && this.#type === "" && this.#data.length === 0;
   }
 
   push(bytes) {
-    const text = this.#rest + this.#decoder.decode(bytes, { stream: true });
-    // a CR at the end may be the first half of CRLF: it waits for what follows
-    const whole = text.endsWith("\r") ? text.slice(0, -1) : text;
-    const lines = whole.split(/\r\n|\n|\r/);
-    this.#rest = lines.pop() + text.slice(whole.length);
+    const text = this.#decoder.decode(bytes, { stream: true });
+    if (text === "") return;
+    // a CR ends its line at once; if it was the first half of CRLF, the other half follows here
+    const more = this.#afterCr && text.startsWith("\n") ? text.slice(1) : text;
+    this.#afterCr = text.endsWith("\r");
+    const lines = (this.#rest + more).split(/\r\n|\n|\r/);
+    this.#rest = lines.pop();
     for (const line of lines) this.#line(line);
   }
 
   #line(line) {
-    this.on.line?.(line);
     if (line === "") return this.#dispatch();
     if (line.startsWith(":")) return this.on.comment?.(line);
     const colon = line.indexOf(":");

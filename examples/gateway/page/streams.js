@@ -33,7 +33,10 @@ function said(state, before) {
 /** Whether these streams may be opened besides what is open; if not, the page says why. */
 export function room(...names) {
   const others = [...streams].filter(([name, { live }]) => live && !names.includes(name));
-  if (others.length + names.length <= MOST) return true;
+  if (others.length + names.length <= MOST) {
+    notice("");
+    return true;
+  }
   const titles = others.map(([, { title }]) => title).join(", ");
   notice(`No connection is free: over HTTP/1.1 a browser opens six to one host, and one is kept for requests. ` +
     `Open are ${titles}. Disconnect one, or wait until one ends.`);
@@ -63,6 +66,7 @@ export async function post(url, body) {
   const headers = { "Content-Type": "application/json" };
   const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(body) });
   if (!response.ok) throw new Error(response.statusText);
+  return response;
 }
 
 // === Two ways to keep a stream open; each returns what closes it ===
