@@ -25,10 +25,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep},
-};
+use tokio::sync::Notify;
 use tower_sse::Drain;
 
 use super::{bad_request, cut::Cuts};
@@ -45,7 +42,6 @@ pub(crate) struct Panel {
     started: f64,
     about: Arc<Value>,
     drain: Drain,
-    drain_timeout: Duration,
     pub(crate) cuts: Cuts,
     /// Told once when the gateway shall stop.
     pub(crate) stop: Arc<Notify>,
@@ -61,9 +57,6 @@ struct Cut {
 /// (CORS), and nobody answers it.
 #[derive(Deserialize)]
 struct Nothing {}
-
-/// How often to look whether a stream is left; also how long its end may take to be counted.
-const LOOK: Duration = Duration::from_millis(50);
 
 const STARTED: HeaderName = HeaderName::from_static("gateway-started");
 
@@ -83,7 +76,6 @@ impl Panel {
             started,
             about: Arc::new(about),
             drain,
-            drain_timeout: args.drain_timeout,
             cuts: Cuts::new(),
             stop: Arc::new(Notify::new()),
         }
@@ -126,11 +118,6 @@ async fn cut(State(panel): State<Panel>, Json(Cut { streams }): Json<Cut>) -> Re
 /// no more.
 async fn drain(panel: State<Panel>, Json(Nothing {}): Json<Nothing>) -> Response {
     panel.stop.notify_one();
-    let end = Instant::now() + panel.drain_timeout;
-    loop {
-        sleep(LOOK).await;
-        if panel.drain.left() == 0 || Instant::now() > end {
-            return text(panel).await;
-        }
-    }
+    panel.drain.wait().await;
+    text(panel).await
 }

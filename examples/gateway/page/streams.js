@@ -26,7 +26,7 @@ export function report(name, title, state, detail) {
 
 function said(state, before) {
   if (state === "open" && before === "reconnecting") return "is back";
-  if (state === "reconnecting") return "the connection is lost; it comes back by itself";
+  if (state === "reconnecting") return "the connection ended; it comes back by itself";
   return state;
 }
 
