@@ -10,7 +10,7 @@ use fantoccini::{
 use serde_json::json;
 
 use crate::{
-    programs::browser::Browser,
+    programs::{browser::Browser, process::answer_of},
     world::{becomes, choose, count, number, on_the_page, publish, texts},
 };
 
@@ -173,10 +173,7 @@ async fn every_control_is_reached_by_tab_and_shows_that_it_is() {
                 .await;
             for _ in 0..all.len() + 10 {
                 press_tab(page).await;
-                let focus = page.run(FOCUS, vec![]).await;
-                let (name, fault): (String, String) = serde_json::from_value(focus).expect("both");
-                assert_eq!(fault, "", "{name}");
-                reached.insert(name);
+                reached.insert(focus(page).await);
             }
             let missed: Vec<_> = all.difference(&reached).collect();
             assert!(missed.is_empty(), "never reached: {missed:?}");
@@ -272,7 +269,7 @@ async fn look(page: &Browser, (width, height): (u32, u32), scheme: &str) {
     )
     .await;
     // the charts are drawn anew once their boxes have changed
-    let frames = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))";
+    let frames = "const [done] = arguments; requestAnimationFrame(() => requestAnimationFrame(() => done()))";
     let drawn = page.page.execute_async(frames, vec![]).await;
     drawn.expect("two frames");
 }
@@ -292,6 +289,18 @@ async fn pictures(page: &Browser, name: &str) {
         let picture = std::fs::read(path).expect("a picture");
         assert_eq!(&picture[1..4], b"PNG");
     }
+}
+
+/// What has the focus, once it can be seen: what is far away is scrolled to first.
+async fn focus(page: &Browser) -> String {
+    let mut seen = json!(null);
+    let name = answer_of(async || {
+        seen = page.run(FOCUS, vec![]).await;
+        let (name, fault): (String, String) = serde_json::from_value(seen.clone()).expect("both");
+        fault.is_empty().then_some(name)
+    });
+    let name = name.await;
+    name.unwrap_or_else(|| panic!("it cannot be seen: {seen}"))
 }
 
 async fn press_tab(page: &Browser) {

@@ -5,7 +5,7 @@
 //! curl -sN http://127.0.0.1:8080/odd | od -c
 //! ```
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, iter::repeat, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, stream};
 use super::LastEventId;
 
 const CHUNKS: [&[u8]; 11] = [
-    b"\xef\xbb\xbf: a byte order mark came before this comment\r\n\r\n",
+    b"\xef\xbb\xbf: the gateway took away a byte order mark before this\r\n\r\n",
     b"id: 1\r\ndata: lines may end with CRLF\r\n\r\n",
     b"id: 2\rdata: or with CR alone\r\r",
     b"id: 3\ndata: or with LF, and an event\ndata: may have several lines\n\n",
@@ -40,8 +40,10 @@ pub(super) async fn run(LastEventId(last): LastEventId) -> Response {
     if last >= LAST {
         return StatusCode::NO_CONTENT.into_response();
     }
-    let chunks = stream::iter(CHUNKS).then(|chunk| async move {
-        tokio::time::sleep(PAUSE).await;
+    // at once, so that nothing can come before the byte order mark
+    let pauses = [Duration::ZERO].into_iter().chain(repeat(PAUSE));
+    let chunks = stream::iter(pauses.zip(CHUNKS)).then(|(pause, chunk)| async move {
+        tokio::time::sleep(pause).await;
         Ok::<_, Infallible>(Bytes::from_static(chunk))
     });
     let content_type = [(CONTENT_TYPE, "text/event-stream")];

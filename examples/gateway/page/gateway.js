@@ -154,7 +154,7 @@ element("drain-cancel").onclick = () => dialog.close();
 element("drain-confirm").onclick = async () => {
   dialog.close();
   become("draining");
-  note("Drain: as after SIGTERM. No new connections; feeds end between two events, answers may finish.");
+  note("Drain: as after SIGTERM. Nobody new gets in; what an EventSource reads ends between two events, other answers may finish.");
   try {
     const response = await post("/gateway/drain", {});
     const ends = show(samples(await response.text())).filter(([, count]) => count > 0);

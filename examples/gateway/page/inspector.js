@@ -129,12 +129,11 @@ function chunk(bytes) {
 function lines(text) {
   return (text.match(/[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+$/g) ?? []).map((line) => {
     const [, content, end] = line.match(/^([^\r\n]*)([\r\n]*)$/);
-    const comment = startOfLine && /^\u{feff}?:/u.test(content);
+    const comment = startOfLine && content.startsWith(":");
     startOfLine = end !== "";
-    const mark = content.startsWith("\u{feff}") ? [sign("BOM")] : [];
     const ends = [...end].map((char) => sign(char === "\r" ? "CR" : "LF"));
-    const shown = make("span", { className: comment ? "comment" : "", textContent: content.replace("\u{feff}", "") });
-    return make("span", {}, ...mark, shown, ...ends, end ? "\n" : "");
+    const shown = make("span", { className: comment ? "comment" : "", textContent: content });
+    return make("span", {}, shown, ...ends, end ? "\n" : "");
   });
 }
 
