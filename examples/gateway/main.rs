@@ -82,12 +82,12 @@ async fn run(args: Args) -> Result<(), BoxError> {
     let address = listener.local_addr()?;
     let exporter = Exporter::bind(&args).await?;
     let exported = exporter.as_ref().map(Exporter::address).transpose()?;
-    // the demo's page shows them, with or without a port of their own
-    let counted = exporter.is_some() || args.upstream.is_none();
-    let recorder = counted.then(|| metrics::install(&args)).transpose()?;
     let (resume_layer, producers) = store::resume(&args);
     let (drain_layer, drain) = DrainLayer::pair();
-    let metrics = recorder.map(|recorder| Metrics::new(recorder, resume_layer.handle()));
+    // the demo's page shows them, with or without a port of their own
+    let counted = exporter.is_some() || args.upstream.is_none();
+    let metrics = counted.then(|| Metrics::install(&args, resume_layer.handle()));
+    let metrics = metrics.transpose()?;
     if let (Some(exporter), Some(metrics)) = (exporter, &metrics) {
         exporter.serve(Server::new(args.write_timeout), metrics.clone());
     }
@@ -130,7 +130,7 @@ async fn proxy(args: &Args, demo: Option<Panel>) -> Result<Proxy, BoxError> {
     let upstream = match (&args.upstream, demo) {
         (Some(upstream), _) => upstream.clone(),
         (None, Some(panel)) => demo::start(panel).await?,
-        (None, None) => return Err("nothing to stand before".into()),
+        (None, None) => return Err("neither an upstream nor a demo".into()),
     };
     info!("upstream: http://{upstream}");
     let timeouts = Timeouts {

@@ -88,31 +88,20 @@ pub(crate) fn layer() -> MetricsLayer {
     MetricsLayer::facade().and(Log)
 }
 
-/// Must come before the layer is made. Nothing is counted without it.
-pub(crate) fn install(args: &Args) -> Result<PrometheusHandle, BoxError> {
-    let name = |name: &str| Matcher::Full(name.to_owned());
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(name("sse_time_to_head_seconds"), &FIRST_EVENT)?
-        .set_buckets_for_metric(name("sse_time_to_first_event_seconds"), &FIRST_EVENT)?
-        .set_buckets_for_metric(name("sse_lifetime_seconds"), &LIFETIME)?
-        .build_recorder();
-    let handle = recorder.handle();
-    metrics::set_global_recorder(recorder)?;
-    for (name, _, text) in RESUME {
-        describe_counter!(name, Unit::Count, text);
-    }
-    if let Some(streams) = args.max_streams {
-        let text = "How many streams may be open at once.";
-        describe_gauge!(MAX_STREAMS, Unit::Count, text);
-        gauge!(MAX_STREAMS).set(streams as f64);
-    }
-    Ok(handle)
-}
-
 impl Metrics {
-    pub(crate) fn new(recorder: PrometheusHandle, resume: Resume) -> Self {
+    /// Must come before the layer is made: nothing is counted without it.
+    pub(crate) fn install(args: &Args, resume: Resume) -> Result<Self, BoxError> {
+        let recorder = recorder()?;
+        for (name, _, text) in RESUME {
+            describe_counter!(name, Unit::Count, text);
+        }
+        if let Some(streams) = args.max_streams {
+            let text = "How many streams may be open at once.";
+            describe_gauge!(MAX_STREAMS, Unit::Count, text);
+            gauge!(MAX_STREAMS).set(streams as f64);
+        }
         tokio::spawn(upkeep(recorder.clone()));
-        Self { recorder, resume }
+        Ok(Self { recorder, resume })
     }
 
     /// As Prometheus reads it.
@@ -165,6 +154,18 @@ impl Exporter {
             server.accept_until(&mut never, listener, app).await;
         });
     }
+}
+
+fn recorder() -> Result<PrometheusHandle, BoxError> {
+    let name = |name: &str| Matcher::Full(name.to_owned());
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(name("sse_time_to_head_seconds"), &FIRST_EVENT)?
+        .set_buckets_for_metric(name("sse_time_to_first_event_seconds"), &FIRST_EVENT)?
+        .set_buckets_for_metric(name("sse_lifetime_seconds"), &LIFETIME)?
+        .build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder)?;
+    Ok(handle)
 }
 
 async fn upkeep(recorder: PrometheusHandle) {

@@ -94,6 +94,7 @@ async fn a_drain_ends_the_streams_says_so_and_all_come_back_to_a_new_gateway() {
             count(page, &format!("{stream}-events"), 1).await;
         }
         page.click("drain").await;
+        page.screenshot("drain-dialog").await;
         page.click("drain-cancel").await;
         assert_eq!(
             page.text("gateway-state").await,
@@ -111,6 +112,7 @@ async fn a_drain_ends_the_streams_says_so_and_all_come_back_to_a_new_gateway() {
         }
         page.text_that("notice", |text| text.contains("start the gateway again"))
             .await;
+        page.screenshot("drain-gone").await;
         let journal = page.text("journal").await;
         for line in [
             "Drain: as after SIGTERM",

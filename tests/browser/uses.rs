@@ -123,6 +123,7 @@ async fn the_inspector_shows_ids_heartbeats_and_bytes() {
         page.click("inspector-hex").await;
         page.text_that("inspector-raw", |text| text.contains(hex))
             .await;
+        page.screenshot("inspector-hex").await;
     })
     .await;
 }
@@ -201,6 +202,7 @@ async fn all_uses_run_side_by_side_and_a_stream_more_is_refused_in_words() {
             page.click(button).await;
         }
         becomes(page, "connections", "5 of 5 streams").await;
+        page.screenshot("all-uses").await;
         page.click("inspector-connect").await;
         page.text_that("notice", |text| text.contains("No connection is free"))
             .await;

@@ -38,7 +38,10 @@ class Answer extends Kept {
     for (const name of Object.keys(this.stats.values)) this.stats.set(name, this.now[name]);
     this.box.ariaBusy = String(this.live);
     this.box.classList.toggle("typing", this.now.state === "open");
-    if (changes.state && changes.state !== "idle") report(this.name, TITLES[this.name], changes.state);
+    const { state } = changes;
+    const over = state === "reconnecting" && this.now.done;
+    const detail = over ? "all of it is here; the browser asks once more and is told 204" : undefined;
+    if (state && state !== "idle") report(this.name, TITLES[this.name], state, detail);
   }
 
   add(name) {
