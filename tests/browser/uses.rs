@@ -17,6 +17,8 @@ const RAW: &str = "[data-testid=inspector-raw]";
 async fn the_loss_is_a_chart_that_grows_and_has_a_scale() {
     on_the_page("chart", async |page, _| {
         assert_eq!(points(page, "loss").await, []);
+        let scale = texts(page, "[data-testid=training-chart] .tick").await;
+        assert!(scale.contains(&"1".to_owned()), "an empty chart: {scale:?}");
         choose(page, "training-pause", "100").await;
         page.click("training-start").await;
         count(page, "training-events", 5).await;
@@ -202,11 +204,12 @@ async fn all_uses_run_side_by_side_and_a_stream_more_is_refused_in_words() {
             page.click(button).await;
         }
         becomes(page, "connections", "5 of 5 streams").await;
-        page.screenshot("all-uses").await;
         page.click("inspector-connect").await;
         page.text_that("notice", |text| text.contains("No connection is free"))
             .await;
         assert_eq!(page.text("inspector-state").await, "idle");
+        count(page, "chat-events", 40).await;
+        page.screenshot("all-uses").await;
         // what is counted at the platform comes by the connection that was kept for it
         has_all_of(page, "chat", &answer).await;
         eventually("a free connection", async || {

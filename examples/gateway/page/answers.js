@@ -27,7 +27,7 @@ class Answer extends Kept {
       rate: ["tokens/s", ""],
       ...figures,
       reconnects: ["reconnects", ""],
-      calls: ["upstream calls", ""],
+      calls: ["calls", ""],
     });
     this.change({});
     this.box.textContent = this.now.text;
@@ -37,7 +37,7 @@ class Answer extends Kept {
     super.change(changes);
     for (const name of Object.keys(this.stats.values)) this.stats.set(name, this.now[name]);
     this.box.ariaBusy = String(this.live);
-    this.box.classList.toggle("typing", this.now.state === "open");
+    this.box.classList.toggle("typing", this.live);
     const { state } = changes;
     const over = state === "reconnecting" && this.now.done;
     const detail = over ? "all of it is here; the browser asks once more and is told 204" : undefined;

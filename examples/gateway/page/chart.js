@@ -26,7 +26,8 @@ export class Chart {
     this.box = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: this.height - MARGIN.bottom };
     const { left, right, top, bottom } = this.box;
     const all = this.names.flatMap((name) => this.data[name] ?? []);
-    const yTicks = ticks(0, Math.max(...all.map(([, y]) => y), 1e-9), (bottom - top) / APART.y);
+    const highest = Math.max(...all.map(([, y]) => y), 0) || 1;
+    const yTicks = ticks(0, highest, (bottom - top) / APART.y);
     const xTicks = ticks(...this.range, (right - left) / APART.x).filter((x) => x <= this.range[1] && x >= this.range[0]);
     this.top = yTicks.at(-1);
     this.svg.setAttribute("viewBox", `0 0 ${width} ${this.height}`);
