@@ -58,6 +58,10 @@ async fn one_page_cuts_its_own_streams_only() {
 async fn open_streams_and_their_ends_are_those_of_the_metrics() {
     on_the_page("metrics", async |page, gateway| {
         becomes(page, "metrics-open", "1").await;
+        let drawn = "[data-testid=metrics-chart] .tick";
+        let ticks = texts(page, drawn).await;
+        let halves = ticks.iter().any(|tick| tick.contains('.'));
+        assert!(!halves, "streams are whole: {ticks:?}");
         page.click("inspector-connect").await;
         becomes(page, "metrics-open", "2").await;
         becomes(page, "connections", "2 of 5 streams").await;
@@ -78,8 +82,8 @@ async fn open_streams_and_their_ends_are_those_of_the_metrics() {
         }
         let points = "[data-testid=metrics-chart] polyline";
         assert_eq!(texts(page, points).await.len(), 1);
-        let drawn = "[data-testid=metrics-chart] .tick";
-        assert!(texts(page, drawn).await.len() > 3, "a scale");
+        let ticks = texts(page, drawn).await;
+        assert!(ticks.len() > 3, "a scale: {ticks:?}");
     })
     .await;
 }

@@ -8,9 +8,9 @@ const MARGIN = { top: 14, right: 14, bottom: 40, left: 46 };
 const APART = { x: 70, y: 40 };
 
 export class Chart {
-  /** `x` and `y` name the axes; each series has the class `series-<name>`. */
-  constructor(svg, { x, y, series, height = HEIGHT }) {
-    Object.assign(this, { svg, x, y, height, names: series, data: {}, range: [0, 1] });
+  /** `x` and `y` name the axes; each series has the class `series-<name>`. What is `counted` has no halves. */
+  constructor(svg, { x, y, series, height = HEIGHT, counted = false }) {
+    Object.assign(this, { svg, x, y, height, counted, names: series, data: {}, range: [0, 1] });
     new ResizeObserver(() => this.#draw()).observe(svg.parentElement);
   }
 
@@ -27,7 +27,8 @@ export class Chart {
     const { left, right, top, bottom } = this.box;
     const all = this.names.flatMap((name) => this.data[name] ?? []);
     const highest = Math.max(...all.map(([, y]) => y), 0) || 1;
-    const yTicks = ticks(0, highest, (bottom - top) / APART.y);
+    const most = (bottom - top) / APART.y;
+    const yTicks = ticks(0, highest, this.counted ? Math.min(highest, most) : most);
     const xTicks = ticks(...this.range, (right - left) / APART.x).filter((x) => x <= this.range[1] && x >= this.range[0]);
     this.top = yTicks.at(-1);
     this.svg.setAttribute("viewBox", `0 0 ${width} ${this.height}`);

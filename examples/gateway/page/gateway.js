@@ -33,7 +33,7 @@ const stats = new Stats("metrics", {
   heartbeats: ["heartbeats", "–"],
   kib: ["KiB", "–"],
 });
-const chart = new Chart(element("metrics-chart"), { x: "seconds", y: "open streams", series: ["loss"], height: 170 });
+const chart = new Chart(element("metrics-chart"), { x: "seconds", y: "open streams", series: ["loss"], height: 170, counted: true });
 const dialog = document.getElementById("drain-dialog");
 
 /** When this gateway was started: it tells it from the next one. */
