@@ -3,11 +3,17 @@
 
 #[path = "services/answers.rs"]
 mod answers;
+#[path = "services/grpc.rs"]
+mod grpc;
 #[path = "services/keep_alives.rs"]
 mod keep_alives;
+#[path = "services/mcp.rs"]
+mod mcp;
 #[path = "services/streams.rs"]
 mod streams;
 mod support;
+#[path = "services/upstream.rs"]
+mod upstream;
 
 /// The programs themselves: what is copied from them is what is tested.
 #[allow(dead_code, unreachable_pub)]
