@@ -9,9 +9,13 @@ mod grpc;
 mod keep_alives;
 #[path = "services/mcp.rs"]
 mod mcp;
+#[path = "services/order.rs"]
+mod order;
 #[path = "services/streams.rs"]
 mod streams;
 mod support;
+#[path = "services/tower_http.rs"]
+mod tower_http;
 #[path = "services/upstream.rs"]
 mod upstream;
 
