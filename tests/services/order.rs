@@ -13,13 +13,13 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 use tower::ServiceExt as _;
-use tower_sse::{DrainLayer, LimitLayer, SseLayer};
+use tower_sse::{DrainLayer, EarlyOpenLayer, LimitLayer, SseLayer};
 
 use crate::{
     answers::{HEARTBEAT, own_bytes},
     support::serve::{
         Connection, EVENT_STREAM, End, PATIENCE, PROTOCOLS, Protocol, Server, Stack, Upstream,
-        soon, upstreams,
+        respond, soon, upstreams,
     },
     tower_http::{Cell, KINDS, Kind, PLACES, Place, VERSIONS},
 };
@@ -106,7 +106,7 @@ async fn a_deadline_of_the_body_breaks_every_stream() {
 
 /// It is for the head; what comes later than that is not its business.
 #[tokio::test(start_paused = true)]
-async fn a_timeout_is_over_when_the_stream_begins() {
+async fn a_timeout_is_over_when_the_stream_begins_and_that_may_be_early() {
     for cell in cells(Kind::Timeout, LIMIT) {
         let mut stream = Stream::open(cell).await;
         assert_eq!(stream.read_for(LIMIT * 20).await, StreamEnd::Open);
@@ -114,11 +114,22 @@ async fn a_timeout_is_over_when_the_stream_begins() {
 
         let late = Router::new().fallback(async || {
             sleep(LIMIT * 2).await;
-            "data: 1\n\n"
+            respond(EVENT_STREAM, "data: 1\n\n")
         });
-        let (app, _) = cell.app(late, SseLayer::new());
+        let (app, _) = cell.app(late.clone(), SseLayer::new());
         let answer = ask(app, PAGE).await;
         assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT, "{cell:?}");
+
+        let early = SseLayer::new().early_open(EarlyOpenLayer::after(LIMIT / 2));
+        let (app, _) = cell.around(late, |app| app.layer(early));
+        let answer = ask(app, PAGE).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{cell:?}");
+        let body = answer.into_body().collect().await.expect("a body");
+        let own = own_bytes(&body.to_bytes());
+        // Inside it ends the wait, and what it answers is an error to the client.
+        let in_time = cell.place == Place::Outside;
+        assert_eq!(own == "data: 1\n\n", in_time, "{cell:?}: {own:?}");
+        assert_eq!(own.contains("408"), !in_time, "{cell:?}: {own:?}");
     }
 }
 
@@ -216,6 +227,19 @@ async fn only_from_outside_cors_reaches_who_is_refused_unasked() {
             };
             assert_eq!(origins.iter().count(), expected, "{cell:?}: {answer:?}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_from_outside_cors_is_in_an_early_head() {
+    for cell in cells(Kind::Cors, LIMIT) {
+        let late = Router::new().fallback(async || sleep(LIMIT).await);
+        let early = SseLayer::new().early_open(EarlyOpenLayer::after(LIMIT / 2));
+        let (app, _) = cell.around(late, |app| app.layer(early));
+        let answer = ask(app, PAGE).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{cell:?}");
+        let origin = answer.headers().get("access-control-allow-origin");
+        assert_eq!(origin.is_some(), cell.place != Place::Inside, "{cell:?}");
     }
 }
 

@@ -116,13 +116,22 @@ pub(crate) const VERSIONS: [Version; 2] = [
 
 impl Cell {
     pub(crate) fn app(self, app: Router, sse: SseLayer) -> (Router, Sides) {
+        self.around(app, |app| app.layer(sse))
+    }
+
+    /// The app with this layer on its side of `ours`.
+    pub(crate) fn around(
+        self,
+        app: Router,
+        ours: impl FnOnce(Router) -> Router,
+    ) -> (Router, Sides) {
         let sides = Sides::default();
         let wrap = |app, seen| (self.version.wrap)(app, self.kind, self.limit, seen);
         let app = match self.place {
             Place::Outside => app,
             Place::Inside | Place::Both => wrap(app, &sides.inside),
         };
-        let app = app.layer(sse);
+        let app = ours(app);
         let app = match self.place {
             Place::Inside => app,
             Place::Outside | Place::Both => wrap(app, &sides.outside),
