@@ -10,7 +10,7 @@ use crate::{
     examples,
     support::{
         reference,
-        serve::{Connection, End, PROTOCOLS, Protocol, Reader, Server, Stack, soon},
+        serve::{Connection, End, PATIENCE, PROTOCOLS, Protocol, Reader, Server, Stack, soon},
     },
 };
 
@@ -43,16 +43,8 @@ async fn a_tool_that_works_has_heartbeats_and_the_same_bytes() {
         let mut wrapped = session.call().await;
         let cache = wrapped.headers["cache-control"].to_str();
         assert_eq!(cache.unwrap(), "no-cache, no-transform");
-        let mut heartbeats = 0;
-        for _ in 0..3 {
-            let some_more = |read: &[u8]| count(read, HEARTBEAT) > heartbeats;
-            wrapped.until_it("a heartbeat", some_more).await;
-            let events = data(&wrapped).len();
-            let one_more = |read: &[u8]| reference::parse(read).events.len() > events;
-            wrapped.until_it("an event", one_more).await;
-            heartbeats = count(&wrapped.read, HEARTBEAT);
-        }
         assert_eq!(wrapped.end().await, End::Clean);
+        assert!(count(&wrapped.read, HEARTBEAT) > 3, "{}", wrapped.text());
         let without = wrapped.text().replace(HEARTBEAT, "");
         assert_eq!(without, bare.text(), "{protocol:?}");
     }
@@ -64,7 +56,7 @@ async fn with_heartbeats_of_its_own_there_are_no_others() {
     let layer = SseLayer::new().heartbeat(theirs);
     let mut session = Session::start(Some(layer), Some(theirs), Protocol::Http1).await;
     let mut listening = session.listen(None).await;
-    let some = |read: &[u8]| count(read, ":\n\n") == 8;
+    let some = |read: &[u8]| count(read, ":\n\n") >= 8;
     listening.until_it("heartbeats", some).await;
     assert_eq!(count(&listening.read, HEARTBEAT), 0, "{}", listening.text());
 }
@@ -73,6 +65,7 @@ async fn with_heartbeats_of_its_own_there_are_no_others() {
 async fn a_drain_ends_who_only_listens_and_lets_the_tool_finish() {
     for protocol in PROTOCOLS {
         let (layer, drain) = DrainLayer::pair();
+        let layer = layer.spread(Duration::ZERO).deadline(PATIENCE * 2);
         let layer = SseLayer::new().heartbeat(OFTEN).drain(layer);
         let mut session = Session::start(Some(layer), None, protocol).await;
         let mut listening = session.listen(None).await;
@@ -98,7 +91,8 @@ async fn its_last_event_id_is_its_own() {
         let mut calling = session.call().await;
         let first = |read: &[u8]| count(read, "\"progress\":1") == 1;
         calling.until_it("progress", first).await;
-        let last = reference::parse(&calling.read).last_id;
+        let events = reference::parse(&calling.read).events;
+        let last = events[1].id.clone();
         drop(calling);
         let mut rest = session.listen(Some(&last)).await;
         let result = |read: &[u8]| count(read, "trained") == 1;
