@@ -52,6 +52,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// `GrpcWebLayer` stands around the gRPC service alone. Around the server it would answer 400 to
 /// every request over HTTP/1 that is not grpc-web, and event streams are such requests.
+#[must_use]
 pub fn routes(pause: Duration) -> (HealthReporter, Routes) {
     let (reporter, health) = tonic_health::server::health_reporter();
     let mut routes = Routes::new(GrpcWebLayer::new().layer(health));

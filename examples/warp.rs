@@ -41,6 +41,7 @@ async fn main() -> std::io::Result<()> {
 }
 
 /// `GET /ticks`: a tick after each pause.
+#[must_use]
 pub fn ticks(
     pause: Duration,
 ) -> impl Filter<Extract = (impl Reply,), Error = Rejection> + Clone + Send + Sync + 'static {
