@@ -36,7 +36,7 @@ use crate::{
 ///
 /// | layer | inside | outside |
 /// |---|---|---|
-/// | `CompressionLayer` | leaves event streams plain; told to compress them, it takes away heartbeats and all that must read them | leaves event streams plain; told to compress them, it passes events and heartbeats at once |
+/// | `CompressionLayer` | leaves event streams plain; one that it is told to compress all the same, for a request that does not name them in `Accept`, gets headers and no more | leaves event streams plain; told to compress them, it passes events and heartbeats at once |
 /// | `TimeoutLayer` | is over when the head is there; ends the wait of an early open | is over when the head is there, which an [early open](Self::early_open) sends in time |
 /// | `ResponseBodyTimeoutLayer` | breaks a stream whose service is silent; so does [`SilenceLayer`], which can also say it | never fires: it takes heartbeats for signs of life |
 /// | `ResponseBodyDeadlineLayer` | breaks every stream; [`LifetimeLayer`] ends it between two events | the same |
