@@ -7,7 +7,7 @@
 //!
 //! Take the `drain` line out, and the server hangs for as long as curl listens.
 
-use std::{convert::Infallible, io, pin::pin, time::Duration};
+use std::{convert::Infallible, error::Error, io, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -20,7 +20,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{net::TcpListener, signal::ctrl_c, time::sleep};
-use tower::{ServiceBuilder, service_fn};
+use tower::{Service, ServiceBuilder, service_fn};
 use tower_sse::{DrainLayer, DrainMode, SseLayer};
 
 #[tokio::main]
@@ -28,12 +28,31 @@ async fn main() -> io::Result<()> {
     let (layer, drain) = DrainLayer::pair();
     let service = ServiceBuilder::new()
         .layer(SseLayer::new().drain(layer.mode(DrainMode::EndNow)))
-        .service(service_fn(ticks));
+        .service(service_fn(|_| ticks(Duration::from_secs(1))));
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("try: curl -N http://{}/", listener.local_addr()?);
+    serve(listener, service, async move {
+        let _: io::Result<()> = ctrl_c().await;
+        println!("draining {} streams", drain.left());
+        drain.start();
+    })
+    .await
+}
 
+/// Serves HTTP/1 and HTTP/2 until `stop`, and then what is open to its end.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
     let (server, graceful) = (Builder::new(TokioExecutor::new()), GracefulShutdown::new());
-    let mut stop = pin!(ctrl_c());
+    let mut stop = pin!(stop);
     loop {
         tokio::select! {
             accepted = listener.accept() => {
@@ -47,25 +66,21 @@ async fn main() -> io::Result<()> {
                     }
                 });
             }
-            _ = &mut stop => break,
+            () = &mut stop => break,
         }
     }
-    println!("draining {} streams", drain.left());
-    drain.start();
     graceful.shutdown().await;
     Ok(())
 }
 
 /// A stream without an end.
-async fn ticks(
-    _: Request<Incoming>,
-) -> Result<Response<impl Body<Data = Bytes, Error = Infallible>>, http::Error> {
-    let ticks = stream::unfold(1, async |tick: u64| {
-        sleep(Duration::from_secs(1)).await;
-        Some((
-            Ok(Frame::data(Bytes::from(format!("data: tick {tick}\n\n")))),
-            tick + 1,
-        ))
+pub async fn ticks(
+    pause: Duration,
+) -> http::Result<Response<impl Body<Data = Bytes, Error = Infallible>>> {
+    let ticks = stream::unfold(1, move |tick: u64| async move {
+        sleep(pause).await;
+        let event = Bytes::from(format!("data: tick {tick}\n\n"));
+        Some((Ok(Frame::data(event)), tick + 1))
     });
     Response::builder()
         .header(CONTENT_TYPE, "text/event-stream")

@@ -1,9 +1,11 @@
-//! gRPC and event streams on one port: the layer touches the streams and nothing else.
+//! gRPC, grpc-web and event streams on one port: the layer touches the streams and nothing else.
 //!
 //! ```text
 //! cargo run --example tonic
-//! curl -N http://127.0.0.1:3000/progress
+//! curl -N http://127.0.0.1:3000/progress                          # the same with --http2-prior-knowledge
 //! grpcurl -plaintext 127.0.0.1:3000 grpc.health.v1.Health/Check    # where there is a grpcurl
+//! printf '\0\0\0\0\0' | curl -s --data-binary @- -H 'Content-Type: application/grpc-web' \
+//!     http://127.0.0.1:3000/grpc.health.v1.Health/Check | xxd
 //! ```
 //!
 //! The health service of tonic stands for yours. Browsers speak HTTP/1.1 without TLS, which a tonic
@@ -21,15 +23,14 @@ use tonic::{
     service::Routes,
     transport::{Server, server::TcpIncoming},
 };
+use tonic_health::server::HealthReporter;
+use tonic_web::GrpcWebLayer;
+use tower::Layer;
 use tower_sse::{DrainLayer, SseLayer};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (_reporter, health) = tonic_health::server::health_reporter();
-    let mut routes = Routes::new(health);
-    *routes.axum_router_mut() =
-        std::mem::take(routes.axum_router_mut()).route("/progress", get(progress));
-
+    let (_reporter, routes) = routes(Duration::from_secs(5));
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("try: curl -N http://{}/progress", listener.local_addr()?);
     let (layer, drain) = DrainLayer::pair();
@@ -49,10 +50,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// `GrpcWebLayer` stands around the gRPC service alone. Around the server it would answer 400 to
+/// every request over HTTP/1 that is not grpc-web, and event streams are such requests.
+#[must_use]
+pub fn routes(pause: Duration) -> (HealthReporter, Routes) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let mut routes = Routes::new(GrpcWebLayer::new().layer(health));
+    let router = std::mem::take(routes.axum_router_mut());
+    *routes.axum_router_mut() = router.route("/progress", get(move || progress(pause)));
+    (reporter, routes)
+}
+
 /// Training progress: a finite stream with long silences.
-async fn progress() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(stream::unfold(1, async |epoch: u32| {
-        sleep(Duration::from_secs(5)).await;
+async fn progress(pause: Duration) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    Sse::new(stream::unfold(1, move |epoch: u32| async move {
+        sleep(pause).await;
         let event = Event::default()
             .event("progress")
             .data(format!("epoch {epoch} of 10"));

@@ -14,10 +14,14 @@ use crate::{
 /// Comment heartbeats in the silences of a stream.
 ///
 /// Load balancers and proxies cut a connection on which nothing moves: Heroku after 55 s, nginx
-/// and ALB after 60 s, Cloudflare after 100 s. And for a `POST` whose body was not read to its
+/// and ALB after 60 s, Cloudflare after 120 s. And for a `POST` whose body was not read to its
 /// end, writing is the only way to learn that the client has gone. A heartbeat is a comment, which
 /// every conforming client ignores; it goes out when the service has sent nothing for the
 /// interval, its own comments included, and only between events.
+///
+/// A service that sends heartbeats of its own, as axum's and rmcp's can, gets no others beside them
+/// unless it sends them less often: after a comment of the service the next silence may be as much
+/// longer as the [jitter](Self::jitter) makes others shorter.
 ///
 /// The [specification] advises a comment "every 15 seconds or so", which is the default here.
 ///
@@ -89,7 +93,8 @@ pub(crate) struct Heartbeat {
     looks: u8,
     start: HeartbeatStart,
     /// How long a silence may be: drawn anew for every heartbeat and not for every event, so that
-    /// a busy stream only ever puts its deadline off, and its timer is left alone.
+    /// a busy stream only ever puts its deadline off, and its timer is left alone. At first all of the
+    /// interval: a service with the same one speaks first.
     wait: Duration,
     /// When the silence is over; `None` while something was heard since the last look.
     due: Option<Instant>,
@@ -100,7 +105,7 @@ pub(crate) struct Heartbeat {
 const LOOKS: u8 = 32;
 
 impl HeartbeatLayer {
-    /// Every 15 seconds of silence, up to a tenth earlier.
+    /// Every 15 seconds of silence; after the first one up to a tenth earlier.
     #[must_use]
     pub fn new() -> Self {
         Self::every(Duration::from_secs(15))
@@ -132,7 +137,8 @@ impl HeartbeatLayer {
     }
 
     /// The largest share of the interval by which a heartbeat may come earlier, between 0 (none)
-    /// and 1. Default: 0.1. Streams that were opened together, after a restart say, drift apart.
+    /// and 1. Default: 0.1. Streams that were opened together, after a restart say, drift apart. The
+    /// first one is not earlier.
     #[must_use]
     pub fn jitter(mut self, share: f64) -> Self {
         self.jitter = Jitter::new(share);
@@ -175,13 +181,13 @@ impl HeartbeatLayer {
     ) -> Option<Heartbeat> {
         let own = response.extensions.get::<Self>();
         let layer = own.map_or_else(|| self.clone(), |own| Arc::new(own.clone()));
-        layer.interval?;
+        let wait = layer.interval?;
         let heartbeat = Heartbeat {
             client,
             carried_id: false,
             looks: LOOKS,
             start: layer.start,
-            wait: layer.wait(),
+            wait,
             layer,
             due: None,
         };
@@ -190,15 +196,28 @@ impl HeartbeatLayer {
 
     /// How long a silence may be.
     fn wait(&self) -> Duration {
-        self.jitter.earlier(self.interval.unwrap_or(Duration::MAX))
+        self.jitter.earlier(self.interval())
+    }
+
+    /// How long it may be where the service may have heartbeats of its own, which a network may delay.
+    fn patience(&self) -> Duration {
+        self.jitter.latest(self.interval())
+    }
+
+    fn interval(&self) -> Duration {
+        self.interval.unwrap_or(Duration::MAX)
     }
 }
 
 impl Heartbeat {
     /// Anything from the service ends the silence, its own comments too.
     #[inline]
-    pub(crate) fn on_data(&mut self) {
+    pub(crate) fn on_data(&mut self, frame: &[u8]) {
         self.due = None;
+        // In the middle of a line it may be none, and then one heartbeat comes a little later.
+        if frame.first() == Some(&b':') {
+            self.wait = self.layer.patience();
+        }
         if self.start == HeartbeatStart::AtOnce {
             self.start = HeartbeatStart::AfterSilence;
         }

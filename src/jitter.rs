@@ -32,8 +32,13 @@ impl Jitter {
 
     /// `time`, up to the share earlier or later; for what should spread around a middle.
     pub(crate) fn around(self, time: Duration) -> Duration {
+        Self(self.0 * 2.0 / (1.0 + self.0)).earlier(self.latest(time))
+    }
+
+    /// `time` and all of the share.
+    pub(crate) fn latest(self, time: Duration) -> Duration {
         let later = Duration::try_from_secs_f64(time.as_secs_f64() * self.0);
-        Self(self.0 * 2.0 / (1.0 + self.0)).earlier(time.saturating_add(later.unwrap_or_default()))
+        time.saturating_add(later.unwrap_or_default())
     }
 }
 

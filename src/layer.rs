@@ -28,8 +28,29 @@ use crate::{
 /// [`LastEventId`](crate::LastEventId) request extension. What ends streams, refuses them or adds
 /// ids is on only when asked for.
 ///
-/// It belongs inside of a `CompressionLayer` or around it, both work, and outside of whatever
-/// limits the time of a body: such a layer would take heartbeats for signs of life.
+/// # Beside the layers of tower-http
+///
+/// *Inside* is nearer to the service: on an axum router, what was handed to `layer` before this one. On
+/// either side events and heartbeats arrive as they are sent, the service's bytes stay what they are,
+/// and a drain ends the stream. What else is to be known, of 0.6 and of 0.7:
+///
+/// | layer | inside | outside |
+/// |---|---|---|
+/// | `CompressionLayer` | leaves event streams plain; one that it is told to compress all the same, for a request that does not name them in `Accept`, gets headers and no more | leaves event streams plain; told to compress them, it passes events and heartbeats at once |
+/// | `TimeoutLayer` | is over when the head is there; ends the wait of an early open | is over when the head is there, which an [early open](Self::early_open) sends in time |
+/// | `ResponseBodyTimeoutLayer` | breaks a stream whose service is silent; so does [`SilenceLayer`], which can also say it | never fires: it takes heartbeats for signs of life |
+/// | `ResponseBodyDeadlineLayer` | breaks every stream; [`LifetimeLayer`] ends it between two events | the same |
+/// | `TraceLayer` | sees the service's chunks, and of a drain no end (`on_eos`) | sees heartbeats as chunks, and the end by a drain |
+/// | `OnEarlyDropLayer` | is told once of a client that goes, and of a drain | is told once of a client that goes |
+/// | `CorsLayer` | not in what a limit or an early open answers, which the page then cannot read | in every answer |
+/// | `CatchPanicLayer` | a handler's panic is a 500 | the same |
+/// | `SetResponseHeaderLayer` | `Cache-Control` is merged: `max-age=60, no-cache, no-transform` | has the last word: overriding `Cache-Control`, it loses `no-transform` |
+///
+/// So CORS belongs outside, and what limits the time of a body inside. On both sides at once, each does
+/// what its own does. `tests/services/order.rs` tries each cell, and `tests/compression.rs` compressors
+/// that compress everything.
+///
+/// # Example
 ///
 /// ```
 /// use std::time::Duration;

@@ -1,3 +1,5 @@
+//! [clients]: crate::guide::clients
+//! [guide]: crate::guide
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
@@ -16,6 +18,9 @@ mod event_id;
 mod flush;
 mod frames;
 mod future;
+// Documentation, and nothing else.
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod headers;
 mod heartbeat;
 mod jitter;

@@ -56,7 +56,7 @@ const LEVELS: [&[&str]; 7] = [
     // L5: the layers
     &["layer"],
     // L6: documentation and the list of what is public
-    &["lib"],
+    &["lib", "guide"],
 ];
 
 /// Who may import from its own level; on L0, anyone in whom no circle closes.

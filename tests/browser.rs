@@ -2,28 +2,36 @@
 
 #![cfg(all(unix, feature = "resume"))]
 
+#[path = "browser/looks.rs"]
+mod looks;
+#[path = "browser/operating.rs"]
+mod operating;
 mod programs;
 mod support;
+#[path = "browser/uses.rs"]
+mod uses;
+#[path = "browser/world.rs"]
+mod world;
 
-use std::panic::{AssertUnwindSafe, resume_unwind};
-
-use futures_util::FutureExt;
 use programs::{browser::Browser, client, gateway::Gateway, process::eventually};
-use serde_json::{Value, json};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     sync::watch,
+};
+use world::{
+    again, becomes, count, data, has_all_of, number, on_the_page, publish, reloaded, whole_answer,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium: run tests/run"]
 async fn the_page_shows_events_headers_and_heartbeats() {
     on_the_page("events", async |page, gateway| {
+        page.click("inspector-connect").await;
         publish(page, "hello").await;
         page.text_that("publish-result", |text| text == "event 1")
             .await;
-        for subscriber in ["topic-a", "topic-b"] {
+        for subscriber in ["topic-a", "inspector"] {
             count(page, &format!("{subscriber}-events"), 1).await;
             page.text_that(&format!("{subscriber}-log"), |text| text.contains("hello"))
                 .await;
@@ -38,8 +46,8 @@ async fn the_page_shows_events_headers_and_heartbeats() {
             text.starts_with("text/event-stream")
         })
         .await;
-        count(page, "topic-b-heartbeats", 3).await;
-        page.text_that("topic-b-wire", |text| text.contains(": keep-alive"))
+        count(page, "inspector-heartbeats", 3).await;
+        page.text_that("inspector-raw", |text| text.contains(": keep-alive"))
             .await;
         page.text_that("curl", |text| text.contains(&gateway.url("/sse")))
             .await;
@@ -51,12 +59,16 @@ async fn the_page_shows_events_headers_and_heartbeats() {
 #[ignore = "needs Chromium: run tests/run"]
 async fn a_subscriber_that_was_away_gets_what_it_missed_and_nothing_twice() {
     on_the_page("reconnect", async |page, _| {
-        for away in ["topic-a", "topic-b"] {
-            page.text_that(&format!("{away}-state"), |text| text == "open")
-                .await;
+        let subscribers = [
+            ("topic-a", "topic-a-reconnect"),
+            ("inspector", "inspector-connect"),
+        ];
+        page.click("inspector-connect").await;
+        for (away, _) in subscribers {
+            becomes(page, &format!("{away}-state"), "open").await;
         }
         publish(page, "one").await;
-        for away in ["topic-a", "topic-b"] {
+        for (away, _) in subscribers {
             count(page, &format!("{away}-events"), 1).await;
             page.click(&format!("{away}-disconnect")).await;
             page.text_that(&format!("{away}-state"), |text| text == "closed")
@@ -67,17 +79,13 @@ async fn a_subscriber_that_was_away_gets_what_it_missed_and_nothing_twice() {
         }
         page.text_that("publish-result", |text| text == "event 3")
             .await;
-        for away in ["topic-a", "topic-b"] {
+        for (away, reconnect) in subscribers {
             assert_eq!(page.text(&format!("{away}-events")).await, "1");
-            page.click(&format!("{away}-reconnect")).await;
+            page.click(reconnect).await;
             page.text_that(&format!("{away}-last-id"), |text| text == "3")
                 .await;
             assert_eq!(page.text(&format!("{away}-events")).await, "3");
-            let log = page.text(&format!("{away}-log")).await;
-            let data: Vec<_> = log
-                .split_whitespace()
-                .filter(|word| word.len() > 2)
-                .collect();
+            let data = data(page, &format!("{away}-log")).await;
             assert_eq!(data, ["one", "two", "three"], "{away}");
         }
     })
@@ -145,13 +153,7 @@ async fn an_answer_goes_on_after_a_reload_and_its_platform_was_called_once() {
         for reader in ["chat", "source"] {
             count(page, &format!("{reader}-events"), 10).await;
         }
-        page.run("window.before = true", vec![]).await;
-        page.click("chat-reload").await;
-        eventually("the new page", async || {
-            let new = "return !window.before && document.readyState === 'complete'";
-            (page.run(new, vec![]).await == json!(true)).then_some(())
-        })
-        .await;
+        reloaded(page, "chat-reload").await;
         for reader in ["chat", "source"] {
             has_all_of(page, reader, &answer).await;
             assert_eq!(page.text(&format!("{reader}-reconnects")).await, "1");
@@ -193,8 +195,7 @@ async fn an_answer_that_is_lost_begins_anew() {
         // what it kept was in its memory
         gateway.signal("KILL");
         gateway.exit().await;
-        let address = gateway.address.clone();
-        *gateway = Gateway::start(&["--listen", &address, "--heartbeat", "300ms"]).await;
+        again(gateway).await;
         for reader in ["chat", "source"] {
             has_all_of(page, reader, &answer).await;
         }
@@ -250,18 +251,19 @@ async fn a_websocket_echoes_through_the_gateway() {
 #[ignore = "needs Chromium: run tests/run"]
 async fn an_event_source_comes_back_by_itself_after_a_restart() {
     on_the_page("restart", async |page, gateway| {
+        page.click("inspector-connect").await;
+        becomes(page, "inspector-state", "open").await;
         publish(page, "one").await;
         count(page, "topic-a-events", 1).await;
         gateway.signal("TERM");
         assert!(gateway.exit().await.success(), "{}", gateway.stderr());
         page.text_that("topic-a-state", |text| text == "reconnecting")
             .await;
-        let address = gateway.address.clone();
-        *gateway = Gateway::start(&["--listen", &address, "--heartbeat", "300ms"]).await;
+        again(gateway).await;
         page.text_that("topic-a-state", |text| text == "open").await;
-        page.text_that("topic-b-state", |text| text == "open").await;
+        becomes(page, "inspector-state", "open").await;
         publish(page, "after-the-restart").await;
-        for log in ["topic-a-log", "topic-b-log"] {
+        for log in ["topic-a-log", "inspector-log"] {
             page.text_that(log, |text| text.contains("after-the-restart"))
                 .await;
         }
@@ -323,26 +325,6 @@ const WATCH_THE_CHAT: &str = r#"
     }).observe(text, { childList: true, characterData: true, subtree: true });
 "#;
 
-/// Opens the page of a new gateway; when the test fails, a picture of it is saved in target/.
-async fn on_the_page(name: &str, test: impl AsyncFnOnce(&Browser, &mut Gateway)) {
-    let mut gateway = Gateway::demo(&["--heartbeat", "300ms"]).await;
-    let browser = Browser::start().await;
-    browser
-        .page
-        .goto(&gateway.url("/"))
-        .await
-        .expect("the page");
-    let result = AssertUnwindSafe(test(&browser, &mut gateway))
-        .catch_unwind()
-        .await;
-    if let Err(panic) = result {
-        let picture = browser.screenshot(&format!("browser-{name}")).await;
-        eprintln!("the page when it failed: {}", picture.display());
-        resume_unwind(panic);
-    }
-    browser.close().await;
-}
-
 /// A network between the browser and the gateway, which can be cut.
 struct Network {
     url: String,
@@ -374,43 +356,4 @@ impl Network {
     fn cut(&self) {
         self.cut.send_replace(());
     }
-}
-
-/// The answer to the question that the page has at first.
-async fn whole_answer(gateway: &Gateway) -> String {
-    let question = json!({ "role": "user", "content": "What is an event stream?" });
-    let body = json!({ "messages": [question], "delay_ms": 0 }).to_string();
-    let url = gateway.url("/v1/chat/completions");
-    let answer = client::post(&url, "application/json", body).await;
-    let answer = client::body(answer.expect("an answer")).await;
-    let answer: Value = serde_json::from_str(&answer.expect("its text")).expect("JSON");
-    let text = &answer["choices"][0]["message"]["content"];
-    text.as_str().expect("a text").to_owned()
-}
-
-/// Waits for the end of the answer: all of it, nothing twice, and generated once.
-async fn has_all_of(page: &Browser, reader: &str, answer: &str) {
-    page.text_that(&format!("{reader}-state"), |text| text == "finished")
-        .await;
-    assert_eq!(page.text(&format!("{reader}-text")).await, answer);
-    page.text_that(&format!("{reader}-calls"), |text| text == "1")
-        .await;
-}
-
-async fn publish(page: &Browser, data: &str) {
-    let field = page.find("publish-data").await;
-    field.send_keys(data).await.expect("a field to write in");
-    page.click("publish").await;
-    // the page empties the field when the event is out
-    page.value_that("publish-data", str::is_empty).await;
-}
-
-/// Waits until a figure has come to `least`.
-async fn count(page: &Browser, figure: &str, least: u64) {
-    page.text_that(figure, |text| number(text) >= least).await;
-}
-
-fn number(text: &str) -> u64 {
-    text.parse()
-        .unwrap_or_else(|_| panic!("no number: {text:?}"))
 }

@@ -126,7 +126,8 @@ pub(crate) struct Args {
     pub(crate) on_truncation: OnTruncation,
 
     /// Where Prometheus finds the metrics, under /metrics and on a port of its own; or off. Nobody is
-    /// asked who they are there [default: 127.0.0.1:9464, and off if that is taken]
+    /// asked who they are there. The demo's page has them in any case [default: 127.0.0.1:9464, and off
+    /// if that is taken]
     #[arg(long, env = "GATEWAY_METRICS", value_name = "ADDR|off")]
     pub(crate) metrics: Option<String>,
 
@@ -160,6 +161,7 @@ Then, with the demo:
   curl -N http://127.0.0.1:8080/sse             a topic: all events so far, then live
   curl -d data=hello http://127.0.0.1:8080/sse  an event for everybody who listens
   curl -N http://127.0.0.1:8080/training        a run that ends
+  curl -N http://127.0.0.1:8080/predictions     a batch, each result as it comes
   curl -N -d '{\"stream\":true}' http://127.0.0.1:8080/v1/chat/completions
 
 An answer that goes on where the connection was lost, here behind its event 5:
@@ -169,7 +171,7 @@ An answer that goes on where the connection was lost, here behind its event 5:
 What becomes of the streams, for Prometheus:
   curl http://127.0.0.1:9464/metrics
 
-A stop: SIGTERM or Ctrl-C drains, a second one leaves at once.";
+A stop: SIGTERM or Ctrl-C drains, a second one leaves at once. The demo's page can drain, too.";
 
 /// Longer than anybody waits, and short enough to be added to any clock.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -32,10 +32,12 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Parser as _;
-use tokio::net::TcpListener;
+use futures_util::{Stream, stream};
+use tokio::{net::TcpListener, sync::Notify};
 use tower::{BoxError, Layer as _};
 use tower_sse::DrainLayer;
 use tracing::info;
@@ -43,7 +45,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{Args, explain},
-    metrics::Exporter,
+    demo::Panel,
+    metrics::{Exporter, Metrics},
     proxy::{Proxy, Timeouts},
     server::{Server, stop_signals},
 };
@@ -78,25 +81,48 @@ fn start(args: Args) -> Result<(), BoxError> {
 }
 
 async fn run(args: Args) -> Result<(), BoxError> {
-    let mut stop = stop_signals()?;
+    let stop = stop_signals()?;
     let listener = listen(&args.listen).await?;
     let address = listener.local_addr()?;
     let exporter = Exporter::bind(&args).await?;
-    let metrics = exporter.as_ref().map(Exporter::address).transpose()?;
+    let exported = exporter.as_ref().map(Exporter::address).transpose()?;
     let (resume_layer, producers) = store::resume(&args);
     let (drain_layer, drain) = DrainLayer::pair();
-    if let Some(exporter) = exporter {
-        exporter.serve(Server::new(args.write_timeout), resume_layer.handle());
+    // the demo's page shows them, with or without a port of their own
+    let counted = exporter.is_some() || args.upstream.is_none();
+    let metrics = counted.then(|| Metrics::install(&args, resume_layer.handle()));
+    let metrics = metrics.transpose()?;
+    if let (Some(exporter), Some(metrics)) = (exporter, &metrics) {
+        exporter.serve(Server::new(args.write_timeout), metrics.clone());
     }
+    let demo = metrics.filter(|_| args.upstream.is_none());
+    let demo = demo.map(|metrics| Panel::new(&args, metrics, drain.clone()));
     let layer = layers::layer(&args, resume_layer, drain_layer);
-    let service = layer.layer(proxy(&args).await?.into_service());
+    let service = layer.layer(proxy(&args, demo.clone()).await?.into_service());
     let service = wants::wants(service, layers::ask_who_wants_a_stream(&args));
     let server = Server::new(args.write_timeout);
-    announce(address, metrics)?;
-    server.accept_until(&mut stop, listener, service).await;
+    announce(address, exported)?;
+    let mut stop = or_by_the_page(stop, demo.as_ref());
+    match demo {
+        Some(Panel { cuts, .. }) => {
+            let service = demo::cuttable(service, cuts);
+            server.accept_until(&mut stop, listener, service).await;
+        }
+        None => server.accept_until(&mut stop, listener, service).await,
+    }
     let deadline = args.drain_timeout;
     server.leave(&mut stop, &drain, producers, deadline).await;
     Ok(())
+}
+
+/// The page's button is one signal more.
+fn or_by_the_page<S: Stream<Item = ()> + Unpin>(
+    signals: S,
+    demo: Option<&Panel>,
+) -> impl Stream<Item = ()> + Unpin + use<S> {
+    let asked = demo.map_or_else(Arc::<Notify>::default, |panel| panel.stop.clone());
+    let asked = stream::once(async move { asked.notified().await });
+    stream::select(signals, Box::pin(asked))
 }
 
 async fn listen(address: &str) -> Result<TcpListener, String> {
@@ -104,10 +130,11 @@ async fn listen(address: &str) -> Result<TcpListener, String> {
     listener.map_err(|error| format!("cannot listen on {address}: {error}"))
 }
 
-async fn proxy(args: &Args) -> Result<Proxy, BoxError> {
-    let upstream = match &args.upstream {
-        Some(upstream) => upstream.clone(),
-        None => demo::start().await?,
+async fn proxy(args: &Args, demo: Option<Panel>) -> Result<Proxy, BoxError> {
+    let upstream = match (&args.upstream, demo) {
+        (Some(upstream), _) => upstream.clone(),
+        (None, Some(panel)) => demo::start(panel).await?,
+        (None, None) => return Err("neither an upstream nor a demo".into()),
     };
     info!("upstream: http://{upstream}");
     let timeouts = Timeouts {

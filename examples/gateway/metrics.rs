@@ -16,11 +16,15 @@ use tracing::{
 
 use crate::{args::Args, server::Server};
 
-/// The second listener, and what it tells.
-pub(crate) struct Exporter {
-    listener: TcpListener,
+/// All that is counted.
+#[derive(Clone)]
+pub(crate) struct Metrics {
     recorder: PrometheusHandle,
+    resume: Resume,
 }
+
+/// The second listener.
+pub(crate) struct Exporter(TcpListener);
 
 /// Writes the line.
 struct Log;
@@ -45,7 +49,8 @@ const LIFETIME: [f64; 14] = [
 /// The recorder keeps each single time until somebody sums them up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The type of [`Metrics::text`].
+pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the layers do not count by themselves.
 const RESUME: [FromResume; 5] = [
@@ -83,8 +88,31 @@ pub(crate) fn layer() -> MetricsLayer {
     MetricsLayer::facade().and(Log)
 }
 
+impl Metrics {
+    /// Must come before the layer is made: nothing is counted without it.
+    pub(crate) fn install(args: &Args, resume: Resume) -> Result<Self, BoxError> {
+        let recorder = recorder()?;
+        for (name, _, text) in RESUME {
+            describe_counter!(name, Unit::Count, text);
+        }
+        if let Some(streams) = args.max_streams {
+            let text = "How many streams may be open at once.";
+            describe_gauge!(MAX_STREAMS, Unit::Count, text);
+            gauge!(MAX_STREAMS).set(streams as f64);
+        }
+        tokio::spawn(upkeep(recorder.clone()));
+        Ok(Self { recorder, resume })
+    }
+
+    /// As Prometheus reads it.
+    pub(crate) fn text(&self) -> String {
+        publish(&self.resume.stats());
+        self.recorder.render()
+    }
+}
+
 impl Exporter {
-    /// None where it is off. Installs the recorder, so it must come before the layer.
+    /// None where it is off.
     pub(crate) async fn bind(args: &Args) -> Result<Option<Self>, BoxError> {
         let given = args.metrics.as_deref();
         if given == Some("off") {
@@ -105,27 +133,19 @@ impl Exporter {
                 return Ok(None);
             }
         };
-        let recorder = install()?;
-        if let Some(streams) = args.max_streams {
-            let text = "How many streams may be open at once.";
-            describe_gauge!(MAX_STREAMS, Unit::Count, text);
-            gauge!(MAX_STREAMS).set(streams as f64);
-        }
-        Ok(Some(Self { listener, recorder }))
+        Ok(Some(Self(listener)))
     }
 
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.0.local_addr()
     }
 
     /// By a server of its own, until the process ends: also while the other drains, and nobody waits
     /// for this one.
-    pub(crate) fn serve(self, server: Server, resume: Resume) {
-        let Self { listener, recorder } = self;
-        tokio::spawn(upkeep(recorder.clone()));
+    pub(crate) fn serve(self, server: Server, metrics: Metrics) {
+        let Self(listener) = self;
         let page = move || {
-            publish(&resume.stats());
-            let text = recorder.render();
+            let text = metrics.text();
             async { ([(CONTENT_TYPE, TEXT)], text) }
         };
         let app = Router::new().route("/metrics", get(page));
@@ -136,7 +156,7 @@ impl Exporter {
     }
 }
 
-fn install() -> Result<PrometheusHandle, BoxError> {
+fn recorder() -> Result<PrometheusHandle, BoxError> {
     let name = |name: &str| Matcher::Full(name.to_owned());
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(name("sse_time_to_head_seconds"), &FIRST_EVENT)?
@@ -145,9 +165,6 @@ fn install() -> Result<PrometheusHandle, BoxError> {
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)?;
-    for (name, _, text) in RESUME {
-        describe_counter!(name, Unit::Count, text);
-    }
     Ok(handle)
 }
 

@@ -156,7 +156,7 @@ impl Engine {
             return None;
         }
         if let Some(heartbeat) = &mut self.parts.heartbeat {
-            heartbeat.on_data();
+            heartbeat.on_data(&frame);
         }
         match self.depth {
             Depth::Ends => {

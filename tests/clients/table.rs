@@ -38,7 +38,7 @@ what it reads without the gateway: all events, the text, tool calls, usage, erro
 line ends and, if they have none of their own, with ids.
 
 A heartbeat is a `line` (`: keep-alive\\n`), a `block` (`: keep-alive\\n\\n`) or `blank lines`
-(`\\n\\n`), as `HeartbeatShape::Auto` chooses it from the request and the stream. The last column
+(`\\n\\n`), as [`HeartbeatShape::Auto`] chooses it from the request and the stream. The last column
 says which shapes would have changed what this client reads, had they been sent instead.
 
 | client | version | reads | gets | with ids | the same | would not bear |
@@ -47,6 +47,8 @@ says which shapes would have changed what this client reads, had they been sent 
 
 const END: &str = "
 `tests/run` installs the clients, reads all streams anew and compares this page with what came of it.
+
+[`HeartbeatShape::Auto`]: crate::HeartbeatShape::Auto
 ";
 
 impl Table {

@@ -7,6 +7,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 
 use super::{
+    client,
     folder::{self, Folder},
     process::{Process, answer_of},
 };
@@ -28,6 +29,7 @@ const FLAGS: [&str; 11] = [
 
 pub(crate) struct Browser {
     pub(crate) page: Client,
+    driver_url: String,
     _driver: Process,
     _profile: Folder,
 }
@@ -41,14 +43,19 @@ impl Browser {
             .map(ToString::to_string)
             .chain([format!("--user-data-dir={}", profile.path())])
             .collect();
-        let capabilities = json!({ "goog:chromeOptions": { "args": arguments } });
+        let capabilities = json!({
+            "goog:chromeOptions": { "args": arguments },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
+        let driver_url = format!("http://127.0.0.1:{port}");
         let page = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities.as_object().expect("an object").clone())
-            .connect(&format!("http://127.0.0.1:{port}"))
+            .connect(&driver_url)
             .await;
         let page = page.unwrap_or_else(|error| panic!("no browser: {error}"));
         Self {
             page,
+            driver_url,
             _driver: driver,
             _profile: profile,
         }
@@ -67,12 +74,14 @@ impl Browser {
         self.find(id).await.text().await.expect("its text")
     }
 
+    /// In the middle of the window, where no bar at its edge is above it.
     pub(crate) async fn click(&self, id: &str) {
-        self.find(id)
-            .await
-            .click()
-            .await
-            .unwrap_or_else(|error| panic!("no click on {id}: {error}"));
+        let element = self.find(id).await;
+        let here = serde_json::to_value(&element).expect("a reference");
+        let scroll = "arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })";
+        self.run(scroll, vec![here]).await;
+        let clicked = element.click().await;
+        clicked.unwrap_or_else(|error| panic!("no click on {id}: {error}"));
     }
 
     /// Waits until the text of the element is as wanted, and returns it.
@@ -114,9 +123,40 @@ impl Browser {
         found.unwrap_or_else(|error| panic!("nothing has data-testid {id:?}: {error}"))
     }
 
-    /// Saves a picture of the page in target/.
+    /// A command of the DevTools protocol.
+    pub(crate) async fn devtools(&self, command: &str, parameters: Value) -> Value {
+        let body = json!({ "cmd": command, "params": parameters });
+        self.driver("goog/cdp/execute", body).await
+    }
+
+    /// What the console has been told since this was asked for last: the source and the text of each
+    /// message.
+    pub(crate) async fn console(&self) -> Vec<(String, String)> {
+        let log = self.driver("se/log", json!({ "type": "browser" })).await;
+        let entries = log.as_array().expect("a list").iter();
+        let field = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        entries
+            .map(|entry| (field(entry, "source"), field(entry, "message")))
+            .collect()
+    }
+
+    /// What ChromeDriver knows beyond WebDriver.
+    async fn driver(&self, command: &str, body: Value) -> Value {
+        let session = self.page.session_id().await.expect("an answer");
+        let session = session.expect("a session");
+        let url = format!("{}/session/{session}/{command}", self.driver_url);
+        let answer = client::post(&url, "application/json", body.to_string()).await;
+        let answer = client::body(answer.expect("an answer")).await;
+        let answer: Value = serde_json::from_str(&answer.expect("its text")).expect("JSON");
+        assert!(answer["value"]["error"].is_null(), "{command}: {answer}");
+        answer["value"].clone()
+    }
+
+    /// Saves a picture of what is in the window, in target/screenshots/.
     pub(crate) async fn screenshot(&self, name: &str) -> PathBuf {
-        let path = folder::target().join(format!("{name}.png"));
+        let folder = folder::target().join("screenshots");
+        fs::create_dir_all(&folder).expect("a folder in target");
+        let path = folder.join(format!("{name}.png"));
         fs::write(&path, self.page.screenshot().await.expect("a picture"))
             .expect("a file in target");
         path

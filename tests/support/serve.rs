@@ -66,6 +66,9 @@ pub(crate) struct Server {
     heard: watch::Receiver<usize>,
 }
 
+/// When a server is told to stop.
+pub(crate) type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 impl Server {
     pub(crate) async fn start(stack: Stack, app: Router, layer: Option<SseLayer>) -> Self {
         let (heard, hears) = watch::channel(0);
@@ -88,6 +91,23 @@ impl Server {
             running: Some(running),
             task,
             heard: hears,
+        }
+    }
+
+    /// Whatever serves on a listener until it is told to stop.
+    pub(crate) async fn of<F>(serve: impl FnOnce(TcpListener, Stopped) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (running, stopped) = oneshot::channel();
+        let stopped = Box::pin(async move { stopped.await.unwrap_or_default() });
+        Self {
+            address,
+            running: Some(running),
+            task: tokio::spawn(serve(listener, stopped)),
+            heard: watch::channel(0).1,
         }
     }
 
@@ -439,13 +459,18 @@ impl Connection {
 impl Reader {
     /// Reads until all that was read ends with this.
     pub(crate) async fn until(&mut self, last: &str) {
+        let is_there = |read: &[u8]| read.ends_with(last.as_bytes());
+        self.until_it(&format!("{last:?}"), is_there).await;
+    }
+
+    /// Reads until all that was read is as wanted.
+    pub(crate) async fn until_it(&mut self, what: &str, wanted: impl Fn(&[u8]) -> bool) {
         // One patience for all: heartbeats come for ever.
-        soon(&format!("{last:?}"), async {
-            while !self.read.ends_with(last.as_bytes()) {
+        soon(what, async {
+            while !wanted(&self.read) {
                 let frame = self.body.frame().await;
                 let so_far = String::from_utf8_lossy(&self.read);
-                let frame =
-                    frame.unwrap_or_else(|| panic!("an end instead of {last:?}: {so_far:?}"));
+                let frame = frame.unwrap_or_else(|| panic!("an end instead of {what}: {so_far:?}"));
                 self.take(frame.expect("bytes"));
             }
         })

@@ -3,7 +3,12 @@
 
 mod chat;
 mod completions;
+mod cut;
 mod model;
+mod odd;
+mod page;
+mod panel;
+mod predictions;
 mod topic;
 mod training;
 
@@ -15,13 +20,16 @@ use axum::{
         DefaultBodyLimit, FromRequestParts, Query,
         ws::{Message, WebSocket, WebSocketUpgrade},
     },
-    http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts, uri::Authority},
+    http::{HeaderMap, StatusCode, request::Parts, uri::Authority},
     response::{IntoResponse, Response},
     routing::{any, get, post},
     serve::ListenerExt as _,
 };
 use serde::Deserialize;
 use tokio::net::TcpListener;
+
+pub(crate) use cut::cuttable;
+pub(crate) use panel::Panel;
 
 /// The id of the last event that a client has seen; 0 if it has seen none. All streams here count
 /// their events from 1.
@@ -35,32 +43,36 @@ struct ResumeQuery {
 }
 
 const NOT_FOUND: &str = "\
-there are: / (a page), /sse (GET and POST), /training, /v1/chat/completions (POST),
-/v1/completions, /v1/calls, /ws
+there are: / (a page), /sse (GET and POST), /training, /predictions, /odd,
+/v1/chat/completions (POST), /v1/completions, /v1/calls, /ws; of the gateway
+itself /gateway/about, /gateway/metrics, /gateway/cut and /gateway/drain (POST)
 ";
 
 /// Events are kept and messages are sent back whole, so none may be large.
 const MAX_BODY: usize = 64 * 1024;
 
 /// Starts the platform on a port of its own, so that the gateway reaches it as it reaches any other.
-pub(crate) async fn start() -> io::Result<Authority> {
+pub(crate) async fn start(panel: Panel) -> io::Result<Authority> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     let listener = listener.tap_io(|socket| {
         // without it an event is sent late at worst
         let _ = socket.set_nodelay(true);
     });
-    tokio::spawn(axum::serve(listener, router()).into_future());
+    tokio::spawn(axum::serve(listener, router(panel)).into_future());
     address.parse().map_err(io::Error::other)
 }
 
-fn router() -> Router {
+fn router(panel: Panel) -> Router {
     Router::new()
         .route("/sse", get(topic::subscribe).post(topic::publish))
         .with_state(topic::Topic::default())
         .route("/training", get(training::run))
+        .route("/predictions", get(predictions::run))
+        .route("/odd", get(odd::run))
         .merge(answers())
-        .merge(pages())
+        .merge(panel.routes())
+        .merge(page::routes())
         .route("/ws", any(echo))
         .fallback((StatusCode::NOT_FOUND, NOT_FOUND))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -72,37 +84,6 @@ fn answers() -> Router {
         .route("/v1/completions", get(completions::complete))
         .route("/v1/calls", get(model::calls))
         .with_state(model::Calls::new())
-}
-
-fn pages() -> Router {
-    let pages = [
-        ("/", "text/html", include_str!("../page/page.html")),
-        ("/page.css", "text/css", include_str!("../page/page.css")),
-        (
-            "/page.js",
-            "text/javascript",
-            include_str!("../page/page.js"),
-        ),
-        (
-            "/answers.js",
-            "text/javascript",
-            include_str!("../page/answers.js"),
-        ),
-        (
-            "/streams.js",
-            "text/javascript",
-            include_str!("../page/streams.js"),
-        ),
-    ];
-    pages
-        .into_iter()
-        .fold(Router::new(), |router, (path, kind, text)| {
-            let content_type = format!("{kind}; charset=utf-8");
-            router.route(
-                path,
-                get(move || async move { ([(CONTENT_TYPE, content_type)], text) }),
-            )
-        })
 }
 
 /// What a WebSocket does instead: two ways, frames of its own, no ids, no resume.

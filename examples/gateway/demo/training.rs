@@ -61,7 +61,13 @@ pub(super) async fn run(Query(run): Query<Run>, LastEventId(last): LastEventId) 
 
 fn event(id: u64, epochs: u64) -> Event {
     let (name, data) = if id <= epochs {
-        let data = json!({ "epoch": id, "epochs": epochs, "loss": loss(id) });
+        let (loss, validation_loss) = (loss(id), validation_loss(id));
+        let data = json!({
+            "epoch": id,
+            "epochs": epochs,
+            "loss": loss,
+            "validation_loss": validation_loss,
+        });
         ("progress", data)
     } else {
         ("done", json!({ "epochs": epochs, "loss": loss(epochs) }))
@@ -73,6 +79,15 @@ fn event(id: u64, epochs: u64) -> Event {
 /// Falls and trembles, and is the same at each epoch whoever asks: so a resumed run goes on.
 fn loss(epoch: u64) -> f64 {
     let epoch = epoch as f64;
-    let loss = 0.12 + 2.2 * (-epoch / 9.0).exp() + 0.03 * (epoch * 2.4).sin();
+    rounded(0.12 + 2.2 * (-epoch / 9.0).exp() + 0.03 * (epoch * 2.4).sin())
+}
+
+/// Of what the model has not seen: it stays above, and no longer falls when the model learns by heart.
+fn validation_loss(epoch: u64) -> f64 {
+    let epoch = epoch as f64;
+    rounded(0.3 + 2.1 * (-epoch / 8.0).exp() + 0.004 * epoch + 0.05 * (epoch * 1.7).cos())
+}
+
+fn rounded(loss: f64) -> f64 {
     (loss * 1e4).round() / 1e4
 }

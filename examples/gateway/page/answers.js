@@ -1,36 +1,47 @@
 // The token stream: answers that outlive their connection. Cut, or reloaded, each goes on where it was.
 
-import { Stats, Wire, element, openEventSource, read, sleep } from "./streams.js";
+import { Kept, Stats, element, seconds, sleep } from "./figures.js";
+import { cut, cuttable, openEventSource, read, report, room } from "./streams.js";
 
 /** How long after a lost connection reader A comes back, and how often in vain. */
 const PAUSE = 1000;
 const TRIES = 10;
 
+const TITLES = { chat: "Answer A", source: "Answer B" };
+
 /** One answer: all that is shown of it is in the tab's storage too, so that a reload loses nothing. */
-class Answer {
+class Answer extends Kept {
   static START = {
     state: "idle", events: 0, heartbeats: 0, reconnects: 0, calls: 0, text: "", lastId: "", done: false,
+    asked: 0, first: "–", rate: "–", firstAt: 0,
   };
 
   constructor(reader, endpoint, figures) {
-    this.reader = reader;
+    super(reader, Answer.START);
     this.endpoint = endpoint;
     this.box = element(`${reader}-text`);
     this.stats = new Stats(reader, {
       state: ["state", ""],
       events: ["events", ""],
+      first: ["first token", ""],
+      rate: ["tokens/s", ""],
       ...figures,
       reconnects: ["reconnects", ""],
-      calls: ["upstream calls", ""],
+      calls: ["calls", ""],
     });
-    this.change(JSON.parse(sessionStorage.getItem(reader)) ?? Answer.START);
+    this.change({});
     this.box.textContent = this.now.text;
   }
 
   change(changes) {
-    this.now = { ...this.now, ...changes };
-    sessionStorage.setItem(this.reader, JSON.stringify(this.now));
+    super.change(changes);
     for (const name of Object.keys(this.stats.values)) this.stats.set(name, this.now[name]);
+    this.box.ariaBusy = String(this.live);
+    this.box.classList.toggle("typing", this.live);
+    const { state } = changes;
+    const over = state === "reconnecting" && this.now.done;
+    const detail = over ? "all of it is here; the browser asks once more and is told 204" : undefined;
+    if (state && state !== "idle") report(this.name, TITLES[this.name], state, detail);
   }
 
   add(name) {
@@ -42,18 +53,23 @@ class Answer {
   }
 
   begin(question, calls) {
-    this.change({ ...Answer.START, question, calledBefore: calls, state: "connecting" });
+    this.change({ ...Answer.START, question, calledBefore: calls, state: "connecting", asked: Date.now() });
     this.box.textContent = "";
   }
 
   /** For an answer in place of a lost one, of which nothing may stay. */
   anew(lastId) {
-    this.change({ text: "", events: 0, lastId });
+    this.change({ text: "", events: 0, lastId, first: "–", rate: "–", tokens: 0 });
     this.box.textContent = "";
   }
 
   say(text) {
-    this.change({ text: this.now.text + text });
+    if (text === "") return;
+    const now = Date.now();
+    const { first, firstAt, asked, tokens = 0 } = this.now;
+    this.change(first === "–"
+      ? { text, tokens: 1, first: seconds(now - asked), firstAt: now }
+      : { text: this.now.text + text, tokens: tokens + 1, rate: (1000 * tokens / (now - firstAt || 1)).toFixed(1) });
     this.box.append(document.createTextNode(text));
   }
 
@@ -72,14 +88,13 @@ async function upstreamCalls() {
 const chat = new Answer("chat", "chat", { heartbeats: ["heartbeats", ""] });
 const source = new Answer("source", "completions", {});
 const chatForm = document.getElementById("chat");
-const chatWire = new Wire("chat-wire");
 let asking = new AbortController();
-let connection = new AbortController();
 let closeSource = () => {};
 
 chatForm.onsubmit = async (submit) => {
   submit.preventDefault();
   stopAnswers();
+  if (!room("chat", "source")) return;
   const { signal } = asking = new AbortController();
   const calls = await upstreamCalls();
   if (signal.aborted) return;
@@ -89,9 +104,10 @@ chatForm.onsubmit = async (submit) => {
 };
 element("chat-stop").onclick = stopAnswers;
 element("chat-reload").onclick = () => location.reload();
-element("chat-cut").onclick = () => connection.abort();
+element("chat-cut").onclick = () => cut("chat");
+element("source-cut").onclick = () => cut("source");
 element("source-disconnect").onclick = () => closeSource();
-element("source-reconnect").onclick = () => source.now.lastId && readBySource();
+element("source-reconnect").onclick = () => source.now.lastId && room("source") && readBySource();
 
 function stopAnswers() {
   asking.abort();
@@ -109,9 +125,8 @@ function readAnswers(signal) {
 async function readByFetch(signal) {
   for (let tries = 0; tries < TRIES; tries++) {
     const { events } = chat.now;
-    connection = new AbortController();
     try {
-      await post(AbortSignal.any([signal, connection.signal]));
+      await post(signal);
     } catch {
       // lost, refused or cut: all the same to who comes back
     }
@@ -131,12 +146,12 @@ async function post(signal) {
   const body = { model: "demo", stream: true, delay_ms: Number(delay), pause_ms: Number(pause), messages };
   const headers = { "Content-Type": "application/json", ...(lastId && { "Last-Event-ID": lastId }) };
   if (lastId) chat.add("reconnects");
-  const response = await fetch("/v1/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal });
+  const url = cuttable("/v1/chat/completions", "chat");
+  const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(body), signal });
   chat.count();
   if (!goesOn(response)) return;
   chat.change({ state: "open" });
   await read(response, {
-    line: (line) => chatWire.line(line),
     comment: () => chat.add("heartbeats"),
     event: (event) => chunk(event, response.headers.get("sse-stream")),
   });
@@ -170,7 +185,8 @@ function readBySource() {
   const { question: { question, delay, pause }, lastId } = source.now;
   if (lastId) source.add("reconnects");
   const query = new URLSearchParams({ prompt: question, delay_ms: delay, pause_ms: pause });
-  const close = openEventSource(`/v1/completions?${query}`, lastId, ["start", "message", "done"], {
+  const url = cuttable(`/v1/completions?${query}`, "source");
+  const close = openEventSource(url, lastId, ["start", "message", "done"], {
     state: sourceState,
     id: sourceId,
     event: sourceEvent,
@@ -179,8 +195,8 @@ function readBySource() {
 }
 
 function sourceState(state) {
-  const { done } = source.now;
-  if (state === "reconnecting" && !done) source.add("reconnects");
+  const { done, state: before } = source.now;
+  if (state === "reconnecting" && before !== state && !done) source.add("reconnects");
   if (state === "open") source.count();
   source.change({ state: state === "refused" && done ? "finished" : state });
 }

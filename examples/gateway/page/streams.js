@@ -1,122 +1,72 @@
-// How a stream is read, in both ways that a browser has: EventSource, and fetch with the raw bytes; and how it is
-// shown. What a server sent is only ever shown with textContent.
+// How a stream is kept open, in both ways that a browser has: EventSource, and fetch with the raw bytes. And which of
+// them are open now, since a browser has few connections to give.
 
-export const element = (testid) => document.querySelector(`[data-testid="${testid}"]`);
-export const sleep = (ms, signal) => new Promise((resolve) => {
-  const timer = setTimeout(resolve, ms);
-  signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); });
-});
+import { sleep } from "./figures.js";
+import { Parser } from "./parser.js";
+import { note, notice } from "./journal.js";
 
-// === Figures ===
+/** Over HTTP/1.1 a browser opens six to one host; one is for all that is no stream. */
+export const MOST = 5;
 
-/** The row of counters of one stream; each can be read by a test as `<stream>-<figure>`. */
-export class Stats {
-  constructor(stream, figures) {
-    this.values = {};
-    const list = document.querySelector(`[data-stats="${stream}"]`);
-    for (const [name, [label, value]] of Object.entries(figures)) {
-      list.append(this.#figure(`${stream}-${name}`, name, label, value));
-    }
+const LIVE = ["connecting", "open", "reconnecting"];
+const PAGE = [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** By its name, each stream that this page has had. */
+export const streams = new Map();
+export const changes = new EventTarget();
+
+/** How a stream is doing; `detail` says more for the journal. */
+export function report(name, title, state, detail) {
+  if (streams.get(name)?.state === state) return;
+  const before = streams.get(name)?.state ?? "";
+  streams.set(name, { title, state, live: LIVE.includes(state) });
+  changes.dispatchEvent(new Event("change"));
+  if (state !== "connecting" && !(before === "" && !LIVE.includes(state))) note(`${title}: ${detail ?? said(state, before)}`);
+}
+
+function said(state, before) {
+  if (state === "open" && before === "reconnecting") return "is back";
+  if (state === "reconnecting") return "the connection ended; it comes back by itself";
+  return state;
+}
+
+/** Whether these streams may be opened besides what is open; if not, the page says why. */
+export function room(...names) {
+  const others = [...streams].filter(([name, { live }]) => live && !names.includes(name));
+  if (others.length + names.length <= MOST) {
+    notice("");
+    return true;
   }
+  const titles = others.map(([, { title }]) => title).join(", ");
+  notice(`No connection is free: over HTTP/1.1 a browser opens six to one host, and one is kept for requests. ` +
+    `Open are ${titles}. Disconnect one, or wait until one ends.`);
+  return false;
+}
 
-  #figure(testid, name, label, value) {
-    const [box, term, field] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
-    term.textContent = label;
-    field.dataset.testid = testid;
-    this.values[name] = field;
-    this.set(name, value);
-    box.append(term, field);
-    return box;
-  }
+// === The network, cut by the gateway in the middle of the streams ===
 
-  set(name, value) {
-    const field = this.values[name];
-    field.textContent = value;
-    field.title = value;
-    if (name === "state") field.dataset.state = value;
-  }
+/** The address of a stream that can be cut by its name. */
+export function cuttable(url, name) {
+  const target = new URL(url, location.href);
+  target.searchParams.set("cut", `${PAGE}.${name}.`);
+  return target;
+}
 
-  add(name) {
-    this.set(name, (Number(this.values[name].textContent) || 0) + 1);
-  }
-
-  get(name) {
-    return this.values[name].textContent;
+/** All of this page's streams, or one. */
+export async function cut(name) {
+  const streams = name ? `${PAGE}.${name}.` : `${PAGE}.`;
+  try {
+    await post("/gateway/cut", { streams });
+  } catch {
+    notice("The gateway cannot be reached.");
   }
 }
 
-/** The last lines of a stream as they came, comments marked. */
-export class Wire {
-  static LINES = 200;
-
-  constructor(testid) {
-    this.box = element(testid);
-  }
-
-  line(text) {
-    const line = document.createElement("span");
-    line.textContent = `${text}\n`;
-    if (text.startsWith(":")) line.className = "comment";
-    this.box.append(line);
-    if (this.box.childElementCount > Wire.LINES) this.box.firstElementChild.remove();
-    this.box.scrollTop = this.box.scrollHeight;
-  }
-}
-
-// === Event streams from raw bytes ===
-
-/** The grammar of the HTML standard, 9.2.6. Unlike EventSource it tells of comments too. */
-class Parser {
-  #decoder = new TextDecoder();
-  #rest = "";
-  #id = "";
-  #type = "";
-  #data = [];
-
-  constructor(on) {
-    this.on = on;
-  }
-
-  push(bytes) {
-    const text = this.#rest + this.#decoder.decode(bytes, { stream: true });
-    // a CR at the end may be the first half of CRLF: it waits for what follows
-    const whole = text.endsWith("\r") ? text.slice(0, -1) : text;
-    const lines = whole.split(/\r\n|\n|\r/);
-    this.#rest = lines.pop() + text.slice(whole.length);
-    for (const line of lines) this.#line(line);
-  }
-
-  #line(line) {
-    this.on.line?.(line);
-    if (line === "") return this.#dispatch();
-    if (line.startsWith(":")) return this.on.comment?.(line);
-    const colon = line.indexOf(":");
-    const name = colon < 0 ? line : line.slice(0, colon);
-    const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
-    if (name === "data") this.#data.push(value);
-    if (name === "event") this.#type = value;
-    if (name === "id" && !value.includes("\0")) this.#id = value;
-    if (name === "retry" && /^\d+$/.test(value)) this.on.retry?.(Number(value));
-  }
-
-  #dispatch() {
-    this.on.id?.(this.#id);
-    if (this.#data.length > 0) {
-      this.on.event({ type: this.#type || "message", data: this.#data.join("\n"), id: this.#id });
-    }
-    this.#type = "";
-    this.#data = [];
-  }
-}
-
-export async function read(response, on) {
-  const parser = new Parser(on);
-  const reader = response.body.getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    parser.push(value);
-  }
+export async function post(url, body) {
+  const headers = { "Content-Type": "application/json" };
+  const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(body) });
+  if (!response.ok) throw new Error(response.statusText);
+  return response;
 }
 
 // === Two ways to keep a stream open; each returns what closes it ===
@@ -145,35 +95,73 @@ export function openEventSource(url, lastId, types, on) {
 }
 
 /** The same by hand: fetch, read, and come back with the last id. */
-export function openFetch(url, lastId, on) {
+export function openFetch(url, lastId, on, request = {}) {
   const abort = new AbortController();
-  keepOpen(url, lastId, on, abort.signal);
+  keepOpen(url, lastId, on, request, abort.signal);
   return () => {
     abort.abort();
     on.state?.("closed");
   };
 }
 
-async function keepOpen(url, lastId, on, signal) {
+async function keepOpen(url, lastId, on, request, signal) {
   let id = lastId;
   let retry = 3000;
-  const own = { ...on, id: (next) => on.id?.(id = next), retry: (ms) => (retry = ms) };
+  let stream = "";
+  const own = {
+    ...on,
+    id: (next) => {
+      // a block before the first id says nothing of the one that we came back with
+      if (next !== "") on.id?.(id = next);
+    },
+    retry: (ms) => {
+      retry = ms;
+      on.retry?.(ms);
+    },
+    event: (event) => {
+      // without ids in the bytes the place is the stream and the count of its events
+      if (stream && event.id === "") on.id?.(id = following(id, stream));
+      on.event(event);
+    },
+  };
   on.state?.("connecting");
   while (!signal.aborted) {
-    const headers = { Accept: "text/event-stream", ...(id && { "Last-Event-ID": encodeURI(id) }) };
+    let lost;
+    const headers = { Accept: "text/event-stream", ...request.headers, ...(id && { "Last-Event-ID": encodeURI(id) }) };
     try {
-      const response = await fetch(url, { headers, signal, cache: "no-store" });
-      if (response.status === 204) return on.state?.("finished");
-      if (!response.ok) throw new Error(response.statusText);
+      const response = await fetch(url, { ...request, headers, signal, cache: "no-store" });
+      const resume = response.headers.get("sse-resume");
       on.open?.(response);
+      if (response.status === 204 || resume === "complete") return on.state?.("finished");
+      if (!response.ok) throw new Error(`the answer is ${response.status} ${response.statusText}`.trim());
+      stream = response.headers.get("sse-stream") ?? "";
+      if (resume !== "resumed" && stream) id = "";
       on.state?.("open");
-      await read(response, own);
-    } catch {
+      lost = await read(response, own) ? "ended between two events" : "ended in the middle of an event";
+    } catch (error) {
       // lost, refused or aborted: the loop knows which
+      lost = error.message.startsWith("the answer") ? error.message : "the connection broke";
     }
     if (!signal.aborted) {
-      on.state?.("reconnecting");
+      on.state?.("reconnecting", `${lost}; the page asks again in ${retry} ms`);
       await sleep(retry, signal);
     }
+  }
+}
+
+function following(id, stream) {
+  const [of, count] = id.split(".");
+  return `${stream}.${of === stream ? Number(count) + 1 : 1}`;
+}
+
+/** To a clean end; says whether it came between two events. */
+export async function read(response, on) {
+  const parser = new Parser(on);
+  const reader = response.body.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return parser.betweenEvents;
+    on.bytes?.(value);
+    parser.push(value);
   }
 }
