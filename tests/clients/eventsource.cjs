@@ -1,10 +1,12 @@
 // The npm package `eventsource`: a line of JSON for each event, and one when it gives up.
-const { EventSource } = require("eventsource");
+const { load } = require("./readers/jobs.cjs");
 
-const source = new EventSource(process.argv[2]);
-for (const kind of ["message", "note"])
-  source.addEventListener(kind, (event) =>
-    console.log(JSON.stringify({ kind: event.type, data: event.data, id: event.lastEventId })));
-source.addEventListener("error", () => {
-  if (source.readyState === EventSource.CLOSED) console.log("closed");
+load("eventsource").then(({ EventSource }) => {
+  const source = new EventSource(process.argv[2]);
+  for (const kind of ["message", "note"])
+    source.addEventListener(kind, (event) =>
+      console.log(JSON.stringify({ kind: event.type, data: event.data, id: event.lastEventId })));
+  source.addEventListener("error", () => {
+    if (source.readyState === EventSource.CLOSED) console.log("closed");
+  });
 });

@@ -68,24 +68,28 @@ impl Protocol {
         }
     }
 
-    /// The text of each stream, and its tool calls if it has some.
+    /// A text; a text and tool calls; a text that an error breaks off.
     pub(crate) fn recordings(self) -> &'static [&'static str] {
         match self {
             Self::Chat => &[
                 include_str!("../sdks/openai_chat.sse"),
                 include_str!("../sdks/openai_chat_tools.sse"),
+                include_str!("../sdks/openai_chat_error.sse"),
             ],
             Self::Responses => &[
                 include_str!("../sdks/openai_responses.sse"),
                 include_str!("../sdks/openai_responses_tools.sse"),
+                include_str!("../sdks/openai_responses_error.sse"),
             ],
             Self::Messages => &[
                 include_str!("../sdks/anthropic_messages.sse"),
                 include_str!("../sdks/anthropic_messages_tools.sse"),
+                include_str!("../sdks/anthropic_messages_error.sse"),
             ],
             Self::Gemini => &[
                 include_str!("../sdks/gemini.sse"),
                 include_str!("../sdks/gemini_tools.sse"),
+                include_str!("../sdks/gemini_error.sse"),
             ],
             Self::Feed => &[include_str!("../sdks/feed.sse")],
         }
@@ -260,7 +264,14 @@ impl Library {
         };
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            let prefixes = ["OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "LANG"];
+            let prefixes = [
+                "OPENAI_",
+                "ANTHROPIC_",
+                "GOOGLE_",
+                "GEMINI_",
+                "LANGCHAIN_",
+                "LANGSMITH_",
+            ];
             if prefixes.iter().any(|prefix| text.starts_with(prefix)) {
                 command.env_remove(name);
             }

@@ -31,11 +31,12 @@ struct Row {
 const INTRODUCTION: &str = "\
 # Clients that were tried
 
-Each of these reads recorded streams of its protocol through the gateway, with a heartbeat in every
-silence: before the first event, between any two, and behind the last. What it reads is compared with
-what it reads without the gateway: all events, the text, tool calls, usage, errors, and the
-`Last-Event-ID` with which it comes back. The streams are played as they were recorded, with `\\r\\n`
-line ends and, if they have none of their own, with ids.
+Each of these reads streams of its protocol through the gateway (a text, a text with tool calls, a text
+that an error breaks off), with a heartbeat in every silence: before the first event, between any two,
+and behind the last. What it reads is compared with what it reads without the gateway: all events, the
+text, tool calls, usage, errors, and the `Last-Event-ID` with which it comes back. The streams are
+played as they are, with `\\r\\n` line ends and, if they have none of their own, with ids. Each SDK is
+read in the ways that it has: sync, async, and by its helper that puts the answer together.
 
 A heartbeat is a `line` (`: keep-alive\\n`), a `block` (`: keep-alive\\n\\n`) or `blank lines`
 (`\\n\\n`), as [`HeartbeatShape::Auto`] chooses it from the request and the stream. The last column

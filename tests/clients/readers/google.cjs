@@ -1,9 +1,12 @@
 // @google/genai, and @google/generative-ai before it.
 const { ask, load, model, run } = require("./jobs.cjs");
 
-function chunk({ candidates, usageMetadata, modelVersion }, reading) {
-  reading.events.push({ candidates, usageMetadata, modelVersion });
-  for (const { text, functionCall } of candidates[0].content.parts) {
+// The older one has a second promise of the same answer, which nobody awaits.
+process.on("unhandledRejection", () => {});
+
+function chunk({ candidates, usageMetadata, modelVersion, error }, reading) {
+  reading.events.push({ candidates, usageMetadata, modelVersion, error });
+  for (const { text, functionCall } of candidates?.[0].content.parts ?? []) {
     reading.text += text ?? "";
     if (functionCall) reading.tool(functionCall.name, functionCall.args);
   }

@@ -40,9 +40,6 @@ class Calls {
 // The packages are not found from here, and some are modules.
 const load = (name) => import(pathToFileURL(require.resolve(name)));
 
-// Some libraries have a second promise of the same answer, which nobody awaits.
-process.on("unhandledRejection", () => {});
-
 // `ways` has a function for each `protocol way`: of the base, of the reading to fill, and of the package.
 async function run(ways) {
   const lines = fs.readFileSync(process.argv[2], "utf8").trim().split("\n");

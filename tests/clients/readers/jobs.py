@@ -27,7 +27,8 @@ class Reading:
 
     def add(self, event):
         """An event of a library that makes models of them."""
-        self.events.append(event.model_dump(mode="json", exclude_unset=True))
+        dump = event.model_dump(mode="json", exclude_unset=True, warnings=False)
+        self.events.append(dump)
 
     def feed_event(self, kind, data, id):
         self.events.append({"kind": kind, "data": data, "id": id})

@@ -38,7 +38,7 @@ def helper(base, reading):
     client = anthropic.Anthropic(base_url=base, **OPTIONS)
     with client.messages.stream(**ASK) as stream:
         for part in stream:
-            reading.events.append(part.type)
+            reading.add(part)
         whole = stream.get_final_message()
     reading.add(whole)
     for block in whole.content:

@@ -41,7 +41,7 @@ async def async_chat(base, reading):
 def chat_helper(base, reading):
     with client(base).chat.completions.stream(**CHAT) as stream:
         for event in stream:
-            reading.events.append(event.type)
+            reading.add(event)
         whole = stream.get_final_completion()
     reading.add(whole)
     message = whole.choices[0].message
@@ -71,7 +71,7 @@ async def async_responses(base, reading):
 def responses_helper(base, reading):
     with client(base).responses.stream(**RESPONSES) as stream:
         for part in stream:
-            reading.events.append(part.type)
+            reading.add(part)
         whole = stream.get_final_response()
     reading.add(whole)
     reading.text = whole.output_text
