@@ -11,9 +11,12 @@ run({
     for (const kind of KINDS)
       source.addEventListener(kind, ({ type, data, lastEventId }) =>
         reading.feedEvent(type, data, lastEventId));
+    // By itself it does not keep a program alive that waits to come back.
+    const alive = setInterval(() => {}, 1000);
     // It comes back, and learns that there is no more.
     await new Promise((resolve) =>
       source.addEventListener("error", () => source.readyState === EventSource.CLOSED && resolve()));
+    clearInterval(alive);
   },
   // By hand, with what `fetch` asks for by itself.
   async "feed parser"(base, reading) {
