@@ -159,7 +159,10 @@ impl Connection {
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return answer.map(|_| Answer::Switched(self.into_wire()));
         }
-        if sent && answer.body().size_hint().exact().is_none() {
+        // Where it has ended with a body to come, the request broke off. Then hyper knows, and the
+        // upstream would take another request for the rest of this one.
+        let whole = sent && !self.ended;
+        if whole && answer.body().size_hint().exact().is_none() {
             let open = Open::new(self.into_wire(), &answer, idle);
             return answer.map(|_| Answer::Open(open));
         }
