@@ -116,7 +116,9 @@ impl Wire {
         cx: &mut Context<'_>,
         mut out: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        self.behind = ready!(self.poll_with(cx, |input| Ok(Bytes::copy_from_slice(input))))?;
+        if self.behind.is_empty() {
+            self.behind = ready!(self.poll_with(cx, |input| Ok(Bytes::copy_from_slice(input))))?;
+        }
         let length = self.behind.len().min(out.remaining());
         let end = self.head.find(&self.behind[..length]);
         if end.is_some() {
@@ -204,11 +206,6 @@ impl Tap {
     /// A head comes next.
     pub(crate) fn expect_head(&self) {
         self.set(HEAD);
-    }
-
-    /// Whether a head has passed, and nothing since.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.get() == CLOSED
     }
 
     /// What is behind the head may pass.
