@@ -15,7 +15,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tower::{BoxError, Service};
 use tower_http::add_extension::AddExtension;
@@ -27,7 +27,7 @@ use crate::{proxy::Peer, socket};
 /// hyper's connections and the count of those that are open.
 pub(crate) struct Server {
     http1: http1::Builder,
-    /// For HTTP/2, and for who has said too little to tell.
+    /// For HTTP/2.
     either: auto::Builder<TokioExecutor>,
     /// Says when we leave. Each connection holds a receiver as long as it is open.
     open: watch::Sender<()>,
@@ -37,8 +37,7 @@ pub(crate) struct Server {
 /// The protocol that a connection's first words tell.
 enum First {
     Http1,
-    /// HTTP/2, or the start of what may become either.
-    Either,
+    Http2,
 }
 
 /// What remains after the deadline of the drain for last bytes to leave.
@@ -47,8 +46,10 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 /// A client on HTTP/2 that is gone without a word is noticed after two of these.
 const HTTP2_PING: Duration = Duration::from_secs(20);
 
-/// How long a new connection may say nothing at all.
-const FIRST_BYTE: Duration = Duration::from_secs(30);
+/// How long a new connection may take to say which protocol it speaks.
+const FIRST_WORDS: Duration = Duration::from_secs(30);
+
+const NEXT_PIECE: Duration = Duration::from_millis(10);
 
 /// The longest head of a request, and how much waits in the program for a client that does not take
 /// it. hyper's own 408 KiB would be the most that a stream needs.
@@ -125,7 +126,7 @@ impl Server {
                         .await
                         .map_err(Into::into)
                 }
-                First::Either => {
+                First::Http2 => {
                     let connection = either.serve_connection_with_upgrades(socket, service);
                     let leave = auto::UpgradeableConnection::graceful_shutdown;
                     drive(Box::pin(connection), leave, open).await
@@ -172,20 +173,27 @@ impl Server {
     }
 }
 
-/// What a client says first; none if it says nothing in time, or before we leave. No timer of hyper's
-/// runs that early.
+/// What a client says first; none if it says too little in time, or before we leave. No timer of
+/// hyper's runs that early.
 async fn first_words(socket: &TcpStream, open: &mut watch::Receiver<()>) -> Option<First> {
-    let mut words = [0; PREFACE.len()];
-    let length = tokio::select! {
+    tokio::select! {
         biased;
-        // `readable` may say yes too early
-        peeked = timeout(FIRST_BYTE, socket.peek(&mut words)) => peeked.ok()?.ok()?,
-        _ = open.changed() => return None,
-    };
-    match &words[..length] {
-        [] => None,
-        words if PREFACE.starts_with(words) => Some(First::Either),
-        _ => Some(First::Http1),
+        first = timeout(FIRST_WORDS, protocol(socket)) => first.ok()?,
+        _ = open.changed() => None,
+    }
+}
+
+async fn protocol(socket: &TcpStream) -> Option<First> {
+    let mut words = [0; PREFACE.len()];
+    loop {
+        let length = socket.peek(&mut words).await.ok()?;
+        match &words[..length] {
+            [] => return None,
+            PREFACE => return Some(First::Http2),
+            // which comes in pieces from hardly anybody, and nobody wakes us for the next one
+            words if PREFACE.starts_with(words) => sleep(NEXT_PIECE).await,
+            _ => return Some(First::Http1),
+        }
     }
 }
 
