@@ -6,10 +6,12 @@ use axum::serve::Listener;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::http1};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
     service::TowerToHyperService,
 };
 use tokio::{
@@ -27,8 +29,7 @@ use crate::{proxy::Peer, socket};
 /// hyper's connections and the count of those that are open.
 pub(crate) struct Server {
     http1: http1::Builder,
-    /// For HTTP/2.
-    either: auto::Builder<TokioExecutor>,
+    http2: http2::Builder<TokioExecutor>,
     /// Says when we leave. Each connection holds a receiver as long as it is open.
     open: watch::Sender<()>,
     write_timeout: Duration,
@@ -63,15 +64,13 @@ impl Server {
         // with a timer, hyper closes a connection that takes 30 s over the head of a request
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).max_buf_size(BUFFER);
-        let mut either = auto::Builder::new(TokioExecutor::new());
-        either.http1().timer(TokioTimer::new()).max_buf_size(BUFFER);
-        either
-            .http2()
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
             .timer(TokioTimer::new())
             .keep_alive_interval(HTTP2_PING);
         Self {
             http1,
-            either,
+            http2,
             open: watch::Sender::default(),
             write_timeout,
         }
@@ -108,7 +107,7 @@ impl Server {
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let (http1, either) = (self.http1.clone(), self.either.clone());
+        let (http1, http2) = (self.http1.clone(), self.http2.clone());
         let (mut open, write_timeout) = (self.open.subscribe(), self.write_timeout);
         let service = TowerToHyperService::new(AddExtension::new(service, Peer(peer)));
         tokio::spawn(async move {
@@ -117,23 +116,20 @@ impl Server {
                 return;
             };
             let socket = TokioIo::new(socket::prepared(socket, write_timeout));
-            // `either` reads the first words by themselves, which makes hyper's buffer twice as large
             let closed = match first {
                 First::Http1 => {
                     let connection = http1.serve_connection(socket, service).with_upgrades();
                     let leave = http1::UpgradeableConnection::graceful_shutdown;
-                    drive(Box::pin(connection), leave, open)
-                        .await
-                        .map_err(Into::into)
+                    drive(Box::pin(connection), leave, open).await
                 }
                 First::Http2 => {
-                    let connection = either.serve_connection_with_upgrades(socket, service);
-                    let leave = auto::UpgradeableConnection::graceful_shutdown;
+                    let connection = http2.serve_connection(socket, service);
+                    let leave = http2::Connection::graceful_shutdown;
                     drive(Box::pin(connection), leave, open).await
                 }
             };
             if let Err(error) = closed {
-                debug!(%peer, error, "connection broken");
+                debug!(%peer, %error, "connection broken");
             }
         });
     }
@@ -173,8 +169,8 @@ impl Server {
     }
 }
 
-/// What a client says first; none if it says too little in time, or before we leave. No timer of
-/// hyper's runs that early.
+/// What a client says first; none if it says too little in time, or before we leave. It is only looked
+/// at: what was read by itself would make hyper's buffer twice as large, and no timer runs that early.
 async fn first_words(socket: &TcpStream, open: &mut watch::Receiver<()>) -> Option<First> {
     tokio::select! {
         biased;

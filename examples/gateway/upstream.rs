@@ -24,7 +24,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tower::{BoxError, Service};
 
 use crate::{
-    answer::{Answer, Counted, Open},
+    answer::{Answer, Driven, Open},
     idle::{Idle, Socket},
     sending::Sending,
     wire::{Tap, Wire},
@@ -155,7 +155,7 @@ impl Connection {
         idle: &Arc<Idle>,
     ) -> Response<Answer> {
         self.tap.open();
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if sent && answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return answer.map(|_| Answer::Switched(self.into_wire()));
         }
         // Where it has ended with a body to come, the request broke off. Then hyper knows, and the
@@ -167,14 +167,16 @@ impl Connection {
         }
         answer.map(|body| {
             let connection = if sent { Some(self) } else { self.leave() };
-            Answer::Counted(Counted::new(body, connection, idle))
+            Answer::Driven(Driven::new(body, connection, idle))
         })
     }
 
     /// To a task: the rest of a request must not wait for who reads the answer. A client may send
     /// all before it reads, and an upstream may answer before it has read. Then it is closed.
     fn leave(self) -> Option<Self> {
-        tokio::spawn(self.driver);
+        if !self.ended {
+            tokio::spawn(self.driver);
+        }
         None
     }
 
