@@ -4,6 +4,7 @@
 mod chat;
 mod completions;
 mod cut;
+mod finite;
 mod model;
 mod odd;
 mod page;
