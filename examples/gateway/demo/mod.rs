@@ -36,7 +36,7 @@ struct ResumeQuery {
 
 const NOT_FOUND: &str = "\
 there are: / (a page), /sse (GET and POST), /training, /v1/chat/completions (POST),
-/v1/completions, /v1/calls, /ws
+/v1/completions, /v1/calls, /ws, /ws/feed
 ";
 
 /// Events are kept and messages are sent back whole, so none may be large.
@@ -57,6 +57,7 @@ pub(crate) async fn start() -> io::Result<Authority> {
 fn router() -> Router {
     Router::new()
         .route("/sse", get(topic::subscribe).post(topic::publish))
+        .route("/ws/feed", any(topic::feed))
         .with_state(topic::Topic::default())
         .route("/training", get(training::run))
         .merge(answers())

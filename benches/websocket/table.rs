@@ -1,0 +1,27 @@
+//! What is printed.
+
+/// One line of the table: what was measured, of SSE and of WebSocket.
+pub(crate) struct Row {
+    pub(crate) what: String,
+    pub(crate) cells: [String; 2],
+    /// WebSocket's, times SSE's.
+    pub(crate) ratio: String,
+}
+
+impl Row {
+    pub(crate) fn counted(what: &str, counts: [u64; 2]) -> Self {
+        Self {
+            what: what.to_owned(),
+            cells: counts.map(|count| count.to_string()),
+            ratio: format!("{:.2}", counts[1] as f64 / counts[0] as f64),
+        }
+    }
+}
+
+pub(crate) fn print(rows: &[Row]) {
+    println!("| | SSE | WebSocket | times SSE |");
+    println!("|---|---|---|---|");
+    for Row { what, cells, ratio } in rows {
+        println!("| {what} | {} | {} | {ratio} |", cells[0], cells[1]);
+    }
+}
