@@ -35,18 +35,22 @@ pub(crate) async fn bytes(addresses: &Addresses) -> Vec<Row> {
     let mut publisher = Publisher::connect(addresses.gateway).await;
     let message = message(1);
     // the ids have four digits then, as they have for most of a topic's life
-    while publisher.newest < 1000 {
+    while publisher.newest.len() < 4 {
         publisher.publish("one of many").await;
     }
     let mut openings = [[0; 2]; 2];
     let mut down = [0; 2];
     for kind in BOTH {
-        let reader = Reader::open(kind, addresses.gateway, publisher.newest).await;
+        let reader = Reader::open(kind, addresses.gateway, &publisher.newest).await;
         let mut reader = reader.expect("a reader");
         openings[kind as usize] = reader.opening();
-        publisher.publish(&message).await;
-        assert_eq!(reader.next().await.as_ref(), Some(&message));
-        down[kind as usize] = reader.received();
+        // the first has the gateway's hint when to come back
+        for _ in 0..2 {
+            let before = reader.received();
+            publisher.publish(&message).await;
+            assert_eq!(reader.next().await.as_ref(), Some(&message));
+            down[kind as usize] = reader.received() - before;
+        }
     }
     let before = publisher.bytes();
     publisher.publish(&message).await;
@@ -129,7 +133,7 @@ impl Silent {
 async fn open(kind: Kind, server: SocketAddr, connections: usize) -> Vec<Reader> {
     let mut open = Vec::new();
     for _ in 0..connections {
-        let reader = Reader::open(kind, server, 0).await;
+        let reader = Reader::open(kind, server, "").await;
         open.push(reader.expect("a connection"));
     }
     open
@@ -139,22 +143,20 @@ async fn open(kind: Kind, server: SocketAddr, connections: usize) -> Vec<Reader>
 
 /// Through the gateway, whose process the platform shares; and at the platform alone.
 pub(crate) async fn idle(size: &Size) -> Vec<Row> {
-    let ways = [
-        (
-            "gateway and platform",
-            (|addresses| addresses.gateway) as fn(&Addresses) -> SocketAddr,
-        ),
-        ("platform alone", |addresses| addresses.platform),
-    ];
     let mut rows = Vec::new();
-    for (name, way) in ways {
+    for (name, through) in [("gateway and platform", true), ("platform alone", false)] {
         let mut each = [0.0; 2];
         for kind in BOTH {
-            each[kind as usize] = held(kind, way, size).await / 1024.0;
+            let feed = async |server, connections| open(kind, server, connections).await;
+            each[kind as usize] = held(feed, through, size).await;
         }
+        let default = held(echoes, through, size).await;
         rows.push(Row {
             what: format!("an idle connection, {name}: KiB"),
-            cells: each.map(|kib| format!("{kib:.1}")),
+            cells: [
+                format!("{:.0}", each[0]),
+                format!("{:.0}; with axum's default buffer {default:.0}", each[1]),
+            ],
             ratio: format!("{:.2}", each[1] / each[0]),
         });
     }
@@ -163,16 +165,34 @@ pub(crate) async fn idle(size: &Size) -> Vec<Row> {
 
 /// A process of its own for each, which has had such a connection before: what the first one alone
 /// brings is not counted.
-async fn held(kind: Kind, way: fn(&Addresses) -> SocketAddr, size: &Size) -> f64 {
+async fn held<C>(
+    open: impl AsyncFn(SocketAddr, usize) -> Vec<C>,
+    through: bool,
+    size: &Size,
+) -> f64 {
     let (gateway, addresses) = start(&[]).await;
-    let server = way(&addresses);
-    drop(open(kind, server, 1).await);
+    let server = if through {
+        addresses.gateway
+    } else {
+        addresses.platform
+    };
+    drop(open(server, 1).await);
     sleep(size.settle()).await;
     let before = memory(gateway.id());
-    let connections = open(kind, server, size.idle).await;
+    let connections = open(server, size.idle).await;
     sleep(size.settle()).await;
     let after = memory(gateway.id());
-    (after - before) / connections.len() as f64
+    (after - before) / connections.len() as f64 / 1024.0
+}
+
+/// As axum has them, unless told otherwise.
+async fn echoes(server: SocketAddr, connections: usize) -> Vec<Messages> {
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        let socket = Messages::open(server, "/ws").await;
+        open.push(socket.expect("an echo"));
+    }
+    open
 }
 
 impl Size {

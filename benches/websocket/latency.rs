@@ -1,6 +1,6 @@
 //! How long a message is on its way, in rounds in which both take turns.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     join,
@@ -9,7 +9,8 @@ use tokio::{
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    Addresses, Size,
+    Addresses, Gateway, Size,
+    measure::cpu,
     reader::{BOTH, Kind, Messages, Reader},
     report::{median, share},
     table::Row,
@@ -29,7 +30,12 @@ const NAMES: [&str; 2] = ["p50", "p99"];
 
 /// One message after the other to so many readers, until the last of them has it. It is published
 /// at the platform itself: the way of the message alone goes through the gateway.
-pub(crate) async fn readers(addresses: &Addresses, readers: usize, size: &Size) -> Vec<Row> {
+pub(crate) async fn readers(
+    gateway: &Gateway,
+    addresses: &Addresses,
+    readers: usize,
+    size: &Size,
+) -> Vec<Row> {
     let mut publisher = Publisher::connect(addresses.platform).await;
     let messages = if readers == 1 {
         size.messages
@@ -37,38 +43,39 @@ pub(crate) async fn readers(addresses: &Addresses, readers: usize, size: &Size) 
         size.messages / 4
     };
     let mut rounds = Rounds::default();
+    let mut costs = <[Vec<f64>; 2]>::default();
     for round in 0..size.rounds {
         for kind in in_turn(round) {
-            let server = addresses.gateway;
-            let took = delivered(&mut publisher, kind, server, [readers, messages]).await;
+            let mut open = Vec::new();
+            for _ in 0..readers {
+                let reader = Reader::open(kind, addresses.gateway, &publisher.newest).await;
+                open.push(reader.expect("a reader"));
+            }
+            let before = cpu(gateway.id());
+            let took = delivered(&mut publisher, &mut open, messages).await;
+            let spent = cpu(gateway.id()) - before;
+            costs[kind as usize].push(spent as f64 / 1e3 / (messages * readers) as f64);
             rounds[kind as usize].add(&took);
         }
     }
-    let what = match readers {
-        1 => "a message to its reader".to_owned(),
-        _ => format!("a message to {readers} readers, until the last has it"),
-    };
-    rows(&what, &rounds)
+    if readers == 1 {
+        return rows("a message to its reader", &rounds);
+    }
+    let what = format!("a message to {readers} readers");
+    let mut rows = rows(&format!("{what}, until the last has it"), &rounds);
+    let what = format!("{what}: CPU of gateway and platform for each, µs");
+    rows.push(row(what, 1, [&costs[0], &costs[1]]));
+    rows
 }
 
-async fn delivered(
-    publisher: &mut Publisher,
-    kind: Kind,
-    server: SocketAddr,
-    [readers, messages]: [usize; 2],
-) -> Vec<f64> {
-    let mut open = Vec::new();
-    for _ in 0..readers {
-        let reader = Reader::open(kind, server, publisher.newest).await;
-        open.push(reader.expect("a reader"));
-    }
+async fn delivered(publisher: &mut Publisher, readers: &mut [Reader], messages: usize) -> Vec<f64> {
     let mut took = Vec::new();
-    for _ in 0..messages {
+    for number in 0..messages {
         sleep(PACE).await;
-        let message = message(publisher.newest);
+        let message = message(number);
         let start = Instant::now();
         let arrival = async {
-            for reader in &mut open {
+            for reader in &mut *readers {
                 let came = reader.next().await;
                 assert_eq!(came.as_ref(), Some(&message), "what was published");
             }
@@ -90,7 +97,7 @@ pub(crate) async fn exchanges(addresses: &Addresses, size: &Size) -> Vec<Row> {
     for round in 0..size.rounds {
         for kind in in_turn(round) {
             let mut took = Vec::new();
-            for number in 0..size.messages as u64 {
+            for number in 0..size.messages {
                 sleep(PACE).await;
                 let message = message(number);
                 let start = Instant::now();
@@ -110,7 +117,7 @@ pub(crate) async fn exchanges(addresses: &Addresses, size: &Size) -> Vec<Row> {
 }
 
 /// Of one length.
-pub(crate) fn message(number: u64) -> String {
+pub(crate) fn message(number: usize) -> String {
     const LENGTH: usize = crate::LENGTH - 8;
     format!("{number:08}{}", "x".repeat(LENGTH))
 }
@@ -137,19 +144,21 @@ impl Add for Shares {
 }
 
 fn rows(what: &str, [sse, websocket]: &Rounds) -> Vec<Row> {
-    let row = |number: usize| {
-        let (sse, websocket) = (&sse[number], &websocket[number]);
-        let ratios: Vec<_> = sse
-            .iter()
-            .zip(websocket)
-            .map(|(sse, ws)| ws / sse)
-            .collect();
-        let (least, most) = (share(&ratios, 0), share(&ratios, 100));
-        Row {
-            what: format!("{what}: {}, µs", NAMES[number]),
-            cells: [sse, websocket].map(|values| format!("{:.0}", median(values))),
-            ratio: format!("{:.2} ({least:.2} to {most:.2})", median(&ratios)),
-        }
+    let share = |number: usize| {
+        let what = format!("{what}: {}, µs", NAMES[number]);
+        row(what, 0, [&sse[number], &websocket[number]])
     };
-    vec![row(0), row(1)]
+    vec![share(0), share(1)]
+}
+
+/// What came of each round, with so many digits behind the point.
+fn row(what: String, digits: usize, [sse, websocket]: [&[f64]; 2]) -> Row {
+    let ratios = sse.iter().zip(websocket).map(|(sse, other)| other / sse);
+    let ratios: Vec<_> = ratios.collect();
+    let (least, most) = (share(&ratios, 0), share(&ratios, 100));
+    Row {
+        what,
+        cells: [sse, websocket].map(|values| format!("{:.digits$}", median(values))),
+        ratio: format!("{:.2} ({least:.2} to {most:.2})", median(&ratios)),
+    }
 }

@@ -11,7 +11,8 @@
 //! - Bytes are counted on the client's sockets: HTTP and WebSocket framing is in them, TCP and TLS are
 //!   not. Requests have no field that they could do without: a browser adds the same to both.
 //! - Memory is what the process has more (PSS) with so many connections open, and nothing said.
-//! - A cut closes the connection between client and gateway.
+//! - A cut closes the connection between client and gateway. Who comes back by themselves is asked of
+//!   Chromium, if ChromeDriver is installed.
 //!
 //! What this does not tell: anything over HTTP/2, where many streams share one connection and heads are
 //! compressed; TLS; a network. Latencies below the time that a core takes to wake up are that time.
@@ -22,7 +23,7 @@ use tokio::runtime::Builder;
 
 use crate::{
     held::Silent,
-    process::{pin, raise_files},
+    process::{First, pin, raise_files},
     programs::process::eventually,
 };
 
@@ -96,7 +97,7 @@ const TESTED: Size = Size {
 /// Of a message, in bytes.
 pub(crate) const LENGTH: usize = 100;
 
-/// Three for each idle connection in the gateway's process, and some more.
+/// Of each program: the gateway's has three for a connection, its platform being in it, and some more.
 const FILES: usize = 8_000;
 
 impl From<std::io::Error> for Trouble {
@@ -106,12 +107,14 @@ impl From<std::io::Error> for Trouble {
 }
 
 fn main() {
-    let size = if env::args().any(|argument| argument == "--bench") {
+    let mut size = if env::args().any(|argument| argument == "--bench") {
         MEASURED
     } else {
         TESTED
     };
-    raise_files(FILES);
+    let files = raise_files(FILES);
+    size.idle = size.idle.min(files / 4);
+    let _first = size.browser.then(First::new);
     if cores() > 1
         && let Err(Trouble::Unable(what)) = pin(0)
     {
@@ -124,15 +127,16 @@ fn main() {
 
 async fn run(size: &Size) -> Vec<table::Row> {
     let silent = Silent::open(size).await;
-    let (_gateway, addresses) = start(&[]).await;
+    let (gateway, addresses) = start(&[]).await;
     let mut rows = Vec::new();
     for readers in [1, size.readers] {
-        rows.extend(latency::readers(&addresses, readers, size).await);
+        rows.extend(latency::readers(&gateway, &addresses, readers, size).await);
     }
     rows.extend(latency::exchanges(&addresses, size).await);
     rows.extend(held::bytes(&addresses).await);
     let idle = held::idle(size).await;
-    let losses = reconnect::losses(&addresses, size).await;
+    let mut losses = reconnect::losses(&addresses, size).await;
+    losses.push(reconnect::answer(&addresses).await);
     rows.push(silent.row(&addresses).await);
     rows.extend(idle);
     rows.extend(losses);

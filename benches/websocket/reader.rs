@@ -4,7 +4,10 @@ use std::{io, net::SocketAddr};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{io::AsyncWriteExt as _, time::timeout};
-use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{Message, protocol::WebSocketConfig},
+};
 
 use crate::wire::{PATIENCE, Wire};
 
@@ -26,7 +29,7 @@ pub(crate) struct Events {
     buffer: Vec<u8>,
     /// How much of it was read.
     done: usize,
-    last_id: u64,
+    pub(crate) last_id: String,
     opening: [u64; 2],
 }
 
@@ -35,14 +38,18 @@ pub(crate) struct Messages {
     opening: [u64; 2],
 }
 
+/// Of what a client reads at once. tungstenite clears that much before each read, which with its own
+/// 128 KiB would be much of a latency.
+const READ: usize = 4 * 1024;
+
 pub(crate) const BOTH: [Kind; 2] = [Kind::Sse, Kind::WebSocket];
 
 impl Reader {
     /// Listens to the topic: behind the message with this id, which only one of them can say; the other
     /// hears what comes from now on.
-    pub(crate) async fn open(kind: Kind, server: SocketAddr, last_id: u64) -> io::Result<Self> {
+    pub(crate) async fn open(kind: Kind, server: SocketAddr, last_id: &str) -> io::Result<Self> {
         match kind {
-            Kind::Sse => Ok(Self::Sse(Events::open(server, last_id).await?)),
+            Kind::Sse => Ok(Self::Sse(Events::open(server, "/sse", last_id).await?)),
             Kind::WebSocket => {
                 let messages = Messages::open(server, "/ws/feed").await?;
                 Ok(Self::WebSocket(Box::new(messages)))
@@ -59,10 +66,10 @@ impl Reader {
     }
 
     /// What it can say to go on from here.
-    pub(crate) fn last_id(&self) -> u64 {
+    pub(crate) fn last_id(&self) -> &str {
         match self {
-            Self::Sse(events) => events.last_id,
-            Self::WebSocket(_) => 0,
+            Self::Sse(events) => &events.last_id,
+            Self::WebSocket(_) => "",
         }
     }
 
@@ -84,14 +91,14 @@ impl Reader {
 }
 
 impl Events {
-    async fn open(server: SocketAddr, last_id: u64) -> io::Result<Self> {
+    pub(crate) async fn open(server: SocketAddr, path: &str, last_id: &str) -> io::Result<Self> {
         let mut wire = Wire::connect(server).await;
         let last = match last_id {
-            0 => String::new(),
+            "" => String::new(),
             id => format!("last-event-id: {id}\r\n"),
         };
         let request = format!(
-            "GET /sse HTTP/1.1\r\nhost: {server}\r\naccept: text/event-stream\r\n\
+            "GET {path} HTTP/1.1\r\nhost: {server}\r\naccept: text/event-stream\r\n\
              cache-control: no-store\r\n{last}\r\n"
         );
         wire.write_all(request.as_bytes()).await?;
@@ -103,16 +110,16 @@ impl Events {
             wire,
             buffer,
             done: head,
-            last_id,
+            last_id: last_id.to_owned(),
             opening,
         })
     }
 
-    async fn next(&mut self) -> Option<String> {
+    pub(crate) async fn next(&mut self) -> Option<String> {
         loop {
             while let Some(line) = self.line() {
                 if let Some(id) = line.strip_prefix("id: ") {
-                    self.last_id = id.parse().expect("an id of the topic's");
+                    id.clone_into(&mut self.last_id);
                 } else if let Some(data) = line.strip_prefix("data: ") {
                     return Some(data.to_owned());
                 }
@@ -139,7 +146,9 @@ impl Messages {
     /// What a message costs is asked of a path of its own: there each comes back.
     pub(crate) async fn open(server: SocketAddr, path: &str) -> io::Result<Self> {
         let wire = Wire::connect(server).await;
-        let opened = client_async(format!("ws://{server}{path}"), wire).await;
+        let config = WebSocketConfig::default().read_buffer_size(READ);
+        let url = format!("ws://{server}{path}");
+        let opened = client_async_with_config(url, wire, Some(config)).await;
         let (socket, _) = opened.map_err(io::Error::other)?;
         let wire = socket.get_ref();
         let opening = [wire.sent, wire.received];

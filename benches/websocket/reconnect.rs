@@ -9,7 +9,7 @@ use crate::{
     Addresses, Size,
     cable::Cable,
     programs::browser::Browser,
-    reader::{BOTH, Kind, Reader},
+    reader::{BOTH, Events, Kind, Reader},
     report::median,
     start,
     table::Row,
@@ -75,7 +75,7 @@ pub(crate) async fn losses(addresses: &Addresses, size: &Size) -> Vec<Row> {
 /// How many of the missed messages come, and how long that takes together with a live one.
 async fn back(kind: Kind, publisher: &mut Publisher, addresses: &Addresses) -> (usize, Duration) {
     let cable = Cable::to(addresses.gateway).await;
-    let reader = Reader::open(kind, cable.address, publisher.newest).await;
+    let reader = Reader::open(kind, cable.address, &publisher.newest).await;
     let mut reader = reader.expect("a reader");
     publisher.publish("before").await;
     assert_eq!(reader.next().await.as_deref(), Some("before"));
@@ -97,6 +97,45 @@ async fn back(kind: Kind, publisher: &mut Publisher, addresses: &Addresses) -> (
         assert_eq!(message, "missed");
         came += 1;
     }
+}
+
+/// An answer that is not a topic: the platform keeps nothing of it, the gateway does.
+pub(crate) async fn answer(addresses: &Addresses) -> Row {
+    const PATH: &str = "/v1/completions?pause_ms=5";
+    const CUT: usize = 20;
+    let whole = Events::open(addresses.gateway, PATH, "").await;
+    let whole = words(&mut whole.expect("an answer"), usize::MAX).await;
+    let cable = Cable::to(addresses.gateway).await;
+    let events = Events::open(cable.address, PATH, "").await;
+    let mut events = events.expect("an answer");
+    let mut all = words(&mut events, CUT).await;
+    cable.cut();
+    // what was on its way may still come
+    all.extend(words(&mut events, usize::MAX).await);
+    assert!(all.len() < whole.len(), "an answer without its end");
+    let events = Events::open(cable.address, PATH, &events.last_id).await;
+    all.extend(words(&mut events.expect("a way back"), usize::MAX).await);
+    assert_eq!(all, whole, "every word, and once");
+    Row {
+        what: "an answer cut in the middle: events there after coming back".to_owned(),
+        cells: [
+            format!("{} of {}", all.len(), whole.len()),
+            "the application's to do".to_owned(),
+        ],
+        ratio: String::new(),
+    }
+}
+
+/// So many, or all that come until the last.
+async fn words(events: &mut Events, most: usize) -> Vec<String> {
+    let mut words = Vec::new();
+    while words.len() < most
+        && words.last().is_none_or(|word| word != "done")
+        && let Some(word) = events.next().await
+    {
+        words.push(word);
+    }
+    words
 }
 
 // === A browser's own ===
@@ -141,7 +180,7 @@ async fn watch() -> [String; 2] {
     browser.close().await;
     [0, 1].map(|kind| match came_back[kind] {
         Some(after) => format!(
-            "itself, after {:.1} s; {} of {MISSED} lost",
+            "the browser, after {:.1} s; {} of {MISSED} lost",
             after.as_secs_f64(),
             lost[kind]
         ),

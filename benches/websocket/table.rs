@@ -4,7 +4,7 @@
 pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) cells: [String; 2],
-    /// WebSocket's, times SSE's.
+    /// The second by the first.
     pub(crate) ratio: String,
 }
 
@@ -19,7 +19,7 @@ impl Row {
 }
 
 pub(crate) fn print(rows: &[Row]) {
-    println!("| | SSE | WebSocket | times SSE |");
+    println!("| | SSE | WebSocket | WebSocket / SSE |");
     println!("|---|---|---|---|");
     for Row { what, cells, ratio } in rows {
         println!("| {what} | {} | {} | {ratio} |", cells[0], cells[1]);

@@ -27,7 +27,7 @@ pub(crate) struct Publisher {
     server: SocketAddr,
     answer: Vec<u8>,
     /// The id of the last.
-    pub(crate) newest: u64,
+    pub(crate) newest: String,
 }
 
 /// What is waited for longer than this is lost.
@@ -104,7 +104,7 @@ impl Publisher {
             wire: Wire::connect(server).await,
             server,
             answer: Vec::new(),
-            newest: 0,
+            newest: String::new(),
         };
         // who begins behind it need not hear what was before
         publisher.publish("begin").await;
@@ -130,7 +130,7 @@ impl Publisher {
         }
         let body = String::from_utf8_lossy(&self.answer[head..]);
         let id = body.trim().strip_prefix("event ");
-        self.newest = id.and_then(|id| id.parse().ok()).expect("its id");
+        id.expect("its id").clone_into(&mut self.newest);
     }
 
     /// Bytes sent and received so far.

@@ -36,7 +36,7 @@ struct ResumeQuery {
 
 const NOT_FOUND: &str = "\
 there are: / (a page), /sse (GET and POST), /training, /v1/chat/completions (POST),
-/v1/completions, /v1/calls, /ws, /ws/feed
+/v1/completions, /v1/calls, /ws
 ";
 
 /// Events are kept and messages are sent back whole, so none may be large.

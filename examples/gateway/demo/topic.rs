@@ -1,4 +1,5 @@
-//! `GET /sse` and `POST /sse`: publish and subscribe, with a history to come back to.
+//! `GET /sse` and `POST /sse`: publish and subscribe, with a history to come back to. And `/ws/feed`,
+//! the same over a WebSocket, to compare.
 //!
 //! ```sh
 //! curl -N http://127.0.0.1:8080/sse
@@ -52,6 +53,9 @@ pub(super) struct Publication {
 
 const HISTORY: usize = 1000;
 
+/// How much of a WebSocket is read at once.
+const READ: usize = 4 * 1024;
+
 pub(super) async fn subscribe(
     State(topic): State<Topic>,
     LastEventId(last): LastEventId,
@@ -66,7 +70,9 @@ pub(super) async fn feed(State(topic): State<Topic>, upgrade: WebSocketUpgrade) 
     let newest = topic.borrow().newest;
     let events = events_after(topic, newest);
     let messages = events.map(|event| Ok(Message::text(&*event.data)));
-    upgrade.max_message_size(MAX_BODY).on_upgrade(|socket| {
+    // who only listens says little, and by default each connection holds 128 KiB for it
+    let upgrade = upgrade.read_buffer_size(READ).max_message_size(MAX_BODY);
+    upgrade.on_upgrade(|socket| {
         let (sink, source) = socket.split();
         // who does not read never learns that a silent client has gone
         let gone = source.for_each(|_| ready(()));
