@@ -116,17 +116,16 @@ impl Silent {
         let before = socket.bytes();
         socket.exchange(Message::Ping(Default::default())).await;
         let [ping, pong] = difference(socket.bytes(), before);
-        Row {
-            what: "a minute of silence: bytes".to_owned(),
-            cells: [
+        Row::told(
+            "a minute of silence: bytes",
+            [
                 format!("{:.0}", came[0]),
                 format!(
                     "{:.0}; a ping and its pong would be {ping} + {pong}",
                     came[1]
                 ),
             ],
-            ratio: String::new(),
-        }
+        )
     }
 }
 

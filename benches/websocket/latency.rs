@@ -55,7 +55,7 @@ pub(crate) async fn readers(
             let took = delivered(&mut publisher, &mut open, messages).await;
             let spent = cpu(gateway.id()) - before;
             costs[kind as usize].push(spent as f64 / 1e3 / (messages * readers) as f64);
-            rounds[kind as usize].add(&took);
+            add(&mut rounds[kind as usize], &took);
         }
     }
     if readers == 1 {
@@ -110,7 +110,7 @@ pub(crate) async fn exchanges(addresses: &Addresses, size: &Size) -> Vec<Row> {
                 }
                 took.push(start.elapsed().as_secs_f64() * 1e6);
             }
-            rounds[kind as usize].add(&took);
+            add(&mut rounds[kind as usize], &took);
         }
     }
     rows("a client's message and its answer", &rounds)
@@ -131,15 +131,9 @@ fn in_turn(round: usize) -> [Kind; 2] {
     }
 }
 
-trait Add {
-    fn add(&mut self, took: &[f64]);
-}
-
-impl Add for Shares {
-    fn add(&mut self, took: &[f64]) {
-        for (shares, percent) in self.iter_mut().zip([50, 99]) {
-            shares.push(share(took, percent));
-        }
+fn add(shares: &mut Shares, took: &[f64]) {
+    for (shares, percent) in shares.iter_mut().zip([50, 99]) {
+        shares.push(share(took, percent));
     }
 }
 

@@ -59,16 +59,14 @@ pub(crate) async fn losses(addresses: &Addresses, size: &Size) -> Vec<Row> {
     let all = MISSED * size.rounds;
     assert_eq!(arrived[Kind::Sse as usize], all, "every event, and once");
     vec![
-        Row {
-            what: "published after a cut, and there after coming back".to_owned(),
-            cells: arrived.map(|arrived| format!("{arrived} of {all}")),
-            ratio: String::new(),
-        },
-        Row {
-            what: "from asking again to all of these and one more: ms".to_owned(),
-            cells: took.map(|took| format!("{:.1}", median(&took))),
-            ratio: String::new(),
-        },
+        Row::told(
+            "published after a cut, and there after coming back",
+            arrived.map(|arrived| format!("{arrived} of {all}")),
+        ),
+        Row::told(
+            "from asking again to all of these and one more: ms",
+            took.map(|took| format!("{:.1}", median(&took))),
+        ),
     ]
 }
 
@@ -101,7 +99,7 @@ async fn back(kind: Kind, publisher: &mut Publisher, addresses: &Addresses) -> (
 
 /// An answer that is not a topic: the platform keeps nothing of it, the gateway does.
 pub(crate) async fn answer(addresses: &Addresses) -> Row {
-    const PATH: &str = "/v1/completions?pause_ms=5";
+    const PATH: &str = "/v1/completions?pause_ms=15";
     const CUT: usize = 20;
     let whole = Events::open(addresses.gateway, PATH, "").await;
     let whole = words(&mut whole.expect("an answer"), usize::MAX).await;
@@ -116,14 +114,13 @@ pub(crate) async fn answer(addresses: &Addresses) -> Row {
     let events = Events::open(cable.address, PATH, &events.last_id).await;
     all.extend(words(&mut events.expect("a way back"), usize::MAX).await);
     assert_eq!(all, whole, "every word, and once");
-    Row {
-        what: "an answer cut in the middle: events there after coming back".to_owned(),
-        cells: [
+    Row::told(
+        "an answer cut in the middle: events there after coming back",
+        [
             format!("{} of {}", all.len(), whole.len()),
             "the application's to do".to_owned(),
         ],
-        ratio: String::new(),
-    }
+    )
 }
 
 /// So many, or all that come until the last.
@@ -142,18 +139,13 @@ async fn words(events: &mut Events, most: usize) -> Vec<String> {
 
 /// Who comes back when nobody tells them to: only a real browser says that.
 pub(crate) async fn browser() -> Row {
-    let what = "Chromium after a cut: who comes back".to_owned();
     let installed = Command::new("chromedriver").arg("--version").output();
     let cells = if installed.is_ok() {
         watch().await
     } else {
         [(); 2].map(|()| "not measured: no ChromeDriver".to_owned())
     };
-    Row {
-        what,
-        cells,
-        ratio: String::new(),
-    }
+    Row::told("Chromium after a cut: who comes back", cells)
 }
 
 async fn watch() -> [String; 2] {

@@ -9,6 +9,15 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// What is no number, or none that can be divided.
+    pub(crate) fn told(what: &str, cells: [String; 2]) -> Self {
+        Self {
+            what: what.to_owned(),
+            cells,
+            ratio: String::new(),
+        }
+    }
+
     pub(crate) fn counted(what: &str, counts: [u64; 2]) -> Self {
         Self {
             what: what.to_owned(),
