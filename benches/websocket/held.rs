@@ -34,7 +34,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub(crate) async fn bytes(addresses: &Addresses) -> Vec<Row> {
     let mut publisher = Publisher::connect(addresses.gateway).await;
     let message = message(1);
-    // the ids have four digits then, as they have for most of a topic's life
+    // the ids are as long as they are for most of a topic's life
     while publisher.newest.len() < 4 {
         publisher.publish("one of many").await;
     }
