@@ -119,6 +119,38 @@ async fn a_client_may_send_all_before_it_reads_anything() {
     within(read).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_request_that_broke_off_has_no_other_behind_it() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        &[CHUNKED, "2\r\nok\r\n0\r\n\r\n"].concat(),
+    ] {
+        let (listener, gateway) = listen().await;
+        let mut client = TcpStream::connect(&gateway.address).await.unwrap();
+        let begun =
+            "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        client.write_all(begun.as_bytes()).await.unwrap();
+        let mut upstream = accepted(&listener).await;
+        until(&mut upstream, b"hello\r\n").await;
+        // so that the gateway finds both at once
+        gateway.signal("STOP");
+        client.write_all(b"no chunk\r\n").await.unwrap();
+        upstream.write_all(answer.as_bytes()).await.unwrap();
+        gateway.signal("CONT");
+        let mut rest = Vec::new();
+        let _ = within(client.read_to_end(&mut rest)).await;
+        let url = gateway.url("/");
+        let next = tokio::spawn(async move { client::text(&url).await });
+        let rest = within(try_head_of(&mut upstream)).await;
+        assert!(rest.is_none(), "{answer:?} is followed by {rest:?}");
+        let mut upstream = accepted(&listener).await;
+        let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        upstream.write_all(ok).await.unwrap();
+        assert_eq!(within(next).await.unwrap().unwrap(), "ok");
+    }
+}
+
 // === Bytes behind an answer ===
 
 #[tokio::test]

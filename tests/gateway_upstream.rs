@@ -108,6 +108,28 @@ async fn a_connection_that_the_upstream_closed_meanwhile_is_not_used() {
 }
 
 #[tokio::test]
+async fn a_connection_that_the_upstream_will_close_is_not_used_again() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nConnection: a,\tCLOSE\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 204 No Content\r\nConnection: close, a\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nConnection: a, cLoSe\r\n\
+         Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ] {
+        let (upstream, mut seen) = upstream(answer, After::Stay).await;
+        let gateway = Gateway::before(&upstream, &[]).await;
+        for connection in 0..2 {
+            client::text(&gateway.url("/")).await.unwrap();
+            let mut event = next(&mut seen).await;
+            while let Seen::Closed(_) = event {
+                event = next(&mut seen).await;
+            }
+            assert_eq!(event, asked(connection, "/"), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_nobody_needs_is_closed() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let (upstream, mut seen) = upstream(answer, After::Stay).await;

@@ -4,7 +4,8 @@
 //! some 5,000 instructions for each event, and 25 KiB for each stream that waits. But an answer has
 //! its connection to itself, and once its head was read, no more than the chunked coding is left. So
 //! a body of unknown length, as streams are, leaves hyper behind and reads from the socket. One
-//! whose length is known stays with hyper, driven from the body's own poll.
+//! whose length is known stays with hyper, driven from the body's own poll; so does one whose request
+//! is still being sent, driven by a task.
 //!
 //! A body that is dropped takes the connection with it, which is how the upstream learns that its
 //! client has gone.
@@ -29,7 +30,7 @@ pub(crate) enum Answer {
     /// Its length is not known, and we read it.
     Open(Open),
     /// hyper reads it.
-    Counted(Counted),
+    Driven(Driven),
     /// There is none, but another protocol behind the head.
     Switched(Wire),
 }
@@ -44,7 +45,7 @@ pub(crate) struct Open {
     idle: Option<Arc<Idle>>,
 }
 
-pub(crate) struct Counted {
+pub(crate) struct Driven {
     body: Incoming,
     /// None when a task of its own drives it, or nothing comes any more.
     connection: Option<Box<Connection>>,
@@ -62,39 +63,34 @@ impl Open {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        while self.wire.is_some() {
-            let data = ready!(self.poll_data(cx));
-            if data.is_err() {
-                self.wire = None;
-            }
-            if !matches!(&data, Ok(data) if data.is_empty()) {
-                return Poll::Ready(Some(data.map(Frame::data)));
+        while let Some(wire) = &mut self.wire {
+            let chunks = self.chunks.as_mut();
+            let data = ready!(wire.poll_with(cx, |input| data_of(input, chunks)));
+            match data.and_then(|data| self.on_data(data)) {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Err(error) => {
+                    self.wire = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
             }
         }
         let trailers = self.trailers.take();
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
-    /// No data where only its coding came, or the end.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        let Some(wire) = &mut self.wire else {
-            return Poll::Ready(Ok(Bytes::new()));
-        };
-        let Some(chunks) = &mut self.chunks else {
-            let data = ready!(wire.poll_with(cx, |input| Ok(Bytes::copy_from_slice(input))))?;
-            self.wire = self.wire.take().filter(|_| !data.is_empty());
-            return Poll::Ready(Ok(data));
-        };
-        let data = ready!(wire.poll_with(cx, |input| {
-            let length = chunks.join(input)?;
-            Ok(Bytes::copy_from_slice(&input[..length]))
-        }))?;
-        if chunks.have_ended() {
-            self.trailers = chunks.trailers()?;
-            let clean = !chunks.were_exceeded();
-            self.release(clean);
+    /// There are none where only the coding came, or the end of a connection.
+    fn on_data(&mut self, data: Bytes) -> io::Result<Bytes> {
+        match &self.chunks {
+            Some(chunks) if chunks.have_ended() => {
+                self.trailers = chunks.trailers()?;
+                let clean = !chunks.were_exceeded();
+                self.release(clean);
+            }
+            None if data.is_empty() => self.wire = None,
+            _ => {}
         }
-        Poll::Ready(Ok(data))
+        Ok(data)
     }
 
     fn release(&mut self, clean: bool) {
@@ -103,6 +99,11 @@ impl Open {
             idle.put(socket);
         }
     }
+}
+
+fn data_of(input: &mut [u8], chunks: Option<&mut Chunks>) -> io::Result<Bytes> {
+    let length = chunks.map_or(Ok(input.len()), |chunks| chunks.join(input))?;
+    Ok(Bytes::copy_from_slice(&input[..length]))
 }
 
 /// As hyper finds it out (RFC 9112, 6.3).
@@ -120,7 +121,7 @@ fn may_stay_open(answer: &Response<Incoming>) -> bool {
     answer.version() == Version::HTTP_11 && !close
 }
 
-impl Counted {
+impl Driven {
     pub(crate) fn new(body: Incoming, connection: Option<Connection>, idle: &Arc<Idle>) -> Self {
         let mut answer = Self {
             body,
@@ -157,7 +158,7 @@ impl Answer {
     pub(crate) fn into_wire(self) -> Option<Wire> {
         match self {
             Self::Switched(wire) => Some(wire),
-            Self::Open(_) | Self::Counted(_) => None,
+            Self::Open(_) | Self::Driven(_) => None,
         }
     }
 }
@@ -172,7 +173,7 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut *self {
             Self::Open(open) => open.poll_frame(cx).map_err(Into::into),
-            Self::Counted(counted) => counted.poll_frame(cx).map_err(Into::into),
+            Self::Driven(driven) => driven.poll_frame(cx).map_err(Into::into),
             Self::Switched(_) => Poll::Ready(None),
         }
     }
@@ -180,7 +181,7 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Open(open) => open.wire.is_none() && open.trailers.is_none(),
-            Self::Counted(counted) => counted.body.is_end_stream(),
+            Self::Driven(driven) => driven.body.is_end_stream(),
             Self::Switched(_) => true,
         }
     }
@@ -188,7 +189,7 @@ impl Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Open(_) => SizeHint::new(),
-            Self::Counted(counted) => counted.body.size_hint(),
+            Self::Driven(driven) => driven.body.size_hint(),
             Self::Switched(_) => SizeHint::with_exact(0),
         }
     }

@@ -7,7 +7,7 @@ use std::io;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::wire::EmptyLine;
+use crate::fields::EmptyLine;
 
 /// Reads chunks that come in pieces.
 pub(crate) struct Chunks {

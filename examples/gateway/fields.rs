@@ -1,6 +1,39 @@
-//! Fields of a message that are lists (RFC 9110, 5.6.1).
+//! The fields of a message: where they end, and those that are lists (RFC 9110, 5.6.1).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Looks for the empty line that ends the fields of a message.
+#[derive(Default)]
+pub(crate) struct EmptyLine {
+    /// Empty lines may come before a head (RFC 9112, 2.2).
+    begun: bool,
+    /// Whether the line so far is empty.
+    empty: bool,
+}
+
+impl EmptyLine {
+    /// At the start of a line, where the fields are or end.
+    pub(crate) fn behind_a_line() -> Self {
+        Self {
+            begun: true,
+            empty: true,
+        }
+    }
+
+    /// Behind the empty line. A line may end without CR (RFC 9112, 2.2).
+    pub(crate) fn find(&mut self, bytes: &[u8]) -> Option<usize> {
+        let end = bytes.iter().position(|byte| match byte {
+            b'\n' => self.begun && std::mem::replace(&mut self.empty, true),
+            b'\r' => false,
+            _ => {
+                (self.begun, self.empty) = (true, false);
+                false
+            }
+        });
+        self.begun &= end.is_none();
+        end.map(|end| end + 1)
+    }
+}
 
 /// Whether one of the items of a field is this.
 pub(crate) fn names(headers: &HeaderMap, field: HeaderName, token: &str) -> bool {

@@ -69,9 +69,8 @@ struct Upgrade {
     client: OnUpgrade,
 }
 
-/// Sends a request a second time if the connection broke before the answer: a pooled connection
-/// may be closed by the upstream in the moment that we write to it. [`Upstream`] itself only
-/// repeats what was not written at all.
+/// Sends a request a second time if the connection broke before the answer: one that has waited may
+/// be closed by the upstream in the moment that we write to it.
 #[derive(Clone, Default)]
 struct RetryOnce {
     spent: bool,

@@ -6,16 +6,18 @@ use axum::serve::Listener;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::http1};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
     service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tower::{BoxError, Service};
 use tower_http::add_extension::AddExtension;
@@ -27,8 +29,7 @@ use crate::{proxy::Peer, socket};
 /// hyper's connections and the count of those that are open.
 pub(crate) struct Server {
     http1: http1::Builder,
-    /// For HTTP/2, and for who has said too little to tell.
-    either: auto::Builder<TokioExecutor>,
+    http2: http2::Builder<TokioExecutor>,
     /// Says when we leave. Each connection holds a receiver as long as it is open.
     open: watch::Sender<()>,
     write_timeout: Duration,
@@ -37,8 +38,7 @@ pub(crate) struct Server {
 /// The protocol that a connection's first words tell.
 enum First {
     Http1,
-    /// HTTP/2, or the start of what may become either.
-    Either,
+    Http2,
 }
 
 /// What remains after the deadline of the drain for last bytes to leave.
@@ -47,8 +47,10 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 /// A client on HTTP/2 that is gone without a word is noticed after two of these.
 const HTTP2_PING: Duration = Duration::from_secs(20);
 
-/// How long a new connection may say nothing at all.
-const FIRST_BYTE: Duration = Duration::from_secs(30);
+/// How long a new connection may take to say which protocol it speaks.
+const FIRST_WORDS: Duration = Duration::from_secs(30);
+
+const NEXT_PIECE: Duration = Duration::from_millis(10);
 
 /// The longest head of a request, and how much waits in the program for a client that does not take
 /// it. hyper's own 408 KiB would be the most that a stream needs.
@@ -62,15 +64,13 @@ impl Server {
         // with a timer, hyper closes a connection that takes 30 s over the head of a request
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).max_buf_size(BUFFER);
-        let mut either = auto::Builder::new(TokioExecutor::new());
-        either.http1().timer(TokioTimer::new()).max_buf_size(BUFFER);
-        either
-            .http2()
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
             .timer(TokioTimer::new())
             .keep_alive_interval(HTTP2_PING);
         Self {
             http1,
-            either,
+            http2,
             open: watch::Sender::default(),
             write_timeout,
         }
@@ -107,7 +107,7 @@ impl Server {
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let (http1, either) = (self.http1.clone(), self.either.clone());
+        let (http1, http2) = (self.http1.clone(), self.http2.clone());
         let (mut open, write_timeout) = (self.open.subscribe(), self.write_timeout);
         let service = TowerToHyperService::new(AddExtension::new(service, Peer(peer)));
         tokio::spawn(async move {
@@ -116,23 +116,20 @@ impl Server {
                 return;
             };
             let socket = TokioIo::new(socket::prepared(socket, write_timeout));
-            // `either` reads the first words by themselves, which makes hyper's buffer twice as large
             let closed = match first {
                 First::Http1 => {
                     let connection = http1.serve_connection(socket, service).with_upgrades();
                     let leave = http1::UpgradeableConnection::graceful_shutdown;
-                    drive(Box::pin(connection), leave, open)
-                        .await
-                        .map_err(Into::into)
+                    drive(Box::pin(connection), leave, open).await
                 }
-                First::Either => {
-                    let connection = either.serve_connection_with_upgrades(socket, service);
-                    let leave = auto::UpgradeableConnection::graceful_shutdown;
+                First::Http2 => {
+                    let connection = http2.serve_connection(socket, service);
+                    let leave = http2::Connection::graceful_shutdown;
                     drive(Box::pin(connection), leave, open).await
                 }
             };
             if let Err(error) = closed {
-                debug!(%peer, error, "connection broken");
+                debug!(%peer, %error, "connection broken");
             }
         });
     }
@@ -172,20 +169,27 @@ impl Server {
     }
 }
 
-/// What a client says first; none if it says nothing in time, or before we leave. No timer of hyper's
-/// runs that early.
+/// What a client says first; none if it says too little in time, or before we leave. It is only looked
+/// at: what was read by itself would make hyper's buffer twice as large, and no timer runs that early.
 async fn first_words(socket: &TcpStream, open: &mut watch::Receiver<()>) -> Option<First> {
-    let mut words = [0; PREFACE.len()];
-    let length = tokio::select! {
+    tokio::select! {
         biased;
-        // `readable` may say yes too early
-        peeked = timeout(FIRST_BYTE, socket.peek(&mut words)) => peeked.ok()?.ok()?,
-        _ = open.changed() => return None,
-    };
-    match &words[..length] {
-        [] => None,
-        words if PREFACE.starts_with(words) => Some(First::Either),
-        _ => Some(First::Http1),
+        first = timeout(FIRST_WORDS, protocol(socket)) => first.ok()?,
+        _ = open.changed() => None,
+    }
+}
+
+async fn protocol(socket: &TcpStream) -> Option<First> {
+    let mut words = [0; PREFACE.len()];
+    loop {
+        let length = socket.peek(&mut words).await.ok()?;
+        match &words[..length] {
+            [] => return None,
+            PREFACE => return Some(First::Http2),
+            // which comes in pieces from hardly anybody, and nobody wakes us for the next one
+            words if PREFACE.starts_with(words) => sleep(NEXT_PIECE).await,
+            _ => return Some(First::Http1),
+        }
     }
 }
 

@@ -18,12 +18,13 @@ use http_body::Body;
 use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
+    ext::on_informational,
 };
 use hyper_util::client::legacy::connect::HttpConnector;
 use tower::{BoxError, Service};
 
 use crate::{
-    answer::{Answer, Counted, Open},
+    answer::{Answer, Driven, Open},
     idle::{Idle, Socket},
     sending::Sending,
     wire::{Tap, Wire},
@@ -129,20 +130,18 @@ impl Connection {
 
     async fn exchange(
         mut self,
-        request: Request<Sending>,
+        mut request: Request<Sending>,
         idle: &Arc<Idle>,
     ) -> hyper::Result<Response<Answer>> {
         let sender = request.body().sender();
+        let tap = self.tap.clone();
+        // "103 Early Hints", say, is not the answer. That nobody has one yet does not tell: tokio
+        // keeps back what is there from a task that has done much in one poll.
+        on_informational(&mut request, move |_| tap.expect_head());
         let mut head = pin!(self.requests.send_request(request));
         let answer = poll_fn(|cx| {
-            loop {
-                self.drive(cx);
-                match head.as_mut().poll(cx) {
-                    // One that is not the answer, as in "103 Early Hints".
-                    Poll::Pending if self.tap.is_closed() => self.tap.expect_head(),
-                    polled => return polled,
-                }
-            }
+            self.drive(cx);
+            head.as_mut().poll(cx)
         });
         let answer = answer.await?;
         let sent = !sender.has_more() && !self.tap.is_backed_up();
@@ -156,23 +155,28 @@ impl Connection {
         idle: &Arc<Idle>,
     ) -> Response<Answer> {
         self.tap.open();
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if sent && answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return answer.map(|_| Answer::Switched(self.into_wire()));
         }
-        if sent && answer.body().size_hint().exact().is_none() {
+        // Where it has ended with a body to come, the request broke off. Then hyper knows, and the
+        // upstream would take another request for the rest of this one.
+        let whole = sent && !self.ended;
+        if whole && answer.body().size_hint().exact().is_none() {
             let open = Open::new(self.into_wire(), &answer, idle);
             return answer.map(|_| Answer::Open(open));
         }
         answer.map(|body| {
             let connection = if sent { Some(self) } else { self.leave() };
-            Answer::Counted(Counted::new(body, connection, idle))
+            Answer::Driven(Driven::new(body, connection, idle))
         })
     }
 
     /// To a task: the rest of a request must not wait for who reads the answer. A client may send
     /// all before it reads, and an upstream may answer before it has read. Then it is closed.
     fn leave(self) -> Option<Self> {
-        tokio::spawn(self.driver);
+        if !self.ended {
+            tokio::spawn(self.driver);
+        }
         None
     }
 
@@ -213,5 +217,55 @@ impl StdError for Error {
             Self::Connect(error) => &**error,
             Self::Broken(error) => error,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Empty};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        task::coop::consume_budget,
+    };
+
+    use super::*;
+
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\r\n\r\nx\r\n0\r\n\r\n";
+
+    /// How much a task may do in one poll, as tokio has it.
+    const BUDGET: usize = 128;
+
+    #[tokio::test]
+    async fn a_head_is_the_answer_however_late_in_a_poll_it_comes() {
+        for used in 0..BUDGET {
+            let (mut upstream, server) = upstream().await;
+            let mut exchange = upstream.call(Request::new(Sending::new(Empty::new())));
+            let answer = poll_fn(|cx| {
+                for _ in 0..used {
+                    let _ = pin!(consume_budget()).poll(cx);
+                }
+                exchange.as_mut().poll(cx)
+            });
+            let body = answer.await.unwrap().into_body().collect().await;
+            let body = body.unwrap_or_else(|error| panic!("with {used} used: {error}"));
+            assert_eq!(body.to_bytes(), "\r\n\r\nx", "with {used} used");
+            server.abort();
+        }
+    }
+
+    async fn upstream() -> (Upstream, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = [0; 1024];
+            socket.read(&mut head).await.unwrap();
+            socket.write_all(ANSWER).await.unwrap();
+            std::future::pending().await
+        });
+        let server_uri = format!("http://{address}/").parse().unwrap();
+        (Upstream::new(server_uri, Duration::from_secs(10)), server)
     }
 }

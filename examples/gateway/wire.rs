@@ -18,7 +18,7 @@ use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use crate::idle::Socket;
+use crate::{fields::EmptyLine, idle::Socket};
 
 /// The socket.
 pub(crate) struct Wire {
@@ -38,15 +38,6 @@ struct Passing {
     state: AtomicU8,
     /// Whether hyper has more to write than the socket takes.
     backed_up: AtomicBool,
-}
-
-/// Looks for the empty line that ends the fields of a message.
-#[derive(Default)]
-pub(crate) struct EmptyLine {
-    /// Empty lines may come before a head (RFC 9112, 2.2).
-    begun: bool,
-    /// Whether the line so far is empty.
-    empty: bool,
 }
 
 /// The head passes, and then nothing.
@@ -116,7 +107,9 @@ impl Wire {
         cx: &mut Context<'_>,
         mut out: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        self.behind = ready!(self.poll_with(cx, |input| Ok(Bytes::copy_from_slice(input))))?;
+        if self.behind.is_empty() {
+            self.behind = ready!(self.poll_with(cx, |input| Ok(Bytes::copy_from_slice(input))))?;
+        }
         let length = self.behind.len().min(out.remaining());
         let end = self.head.find(&self.behind[..length]);
         if end.is_some() {
@@ -206,11 +199,6 @@ impl Tap {
         self.set(HEAD);
     }
 
-    /// Whether a head has passed, and nothing since.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.get() == CLOSED
-    }
-
     /// What is behind the head may pass.
     pub(crate) fn open(&self) {
         self.set(OPEN);
@@ -232,29 +220,5 @@ impl Tap {
 
     fn set_backed_up(&self, backed_up: bool) {
         self.0.backed_up.store(backed_up, Ordering::Relaxed);
-    }
-}
-
-impl EmptyLine {
-    /// At the start of a line, where the fields are or end.
-    pub(crate) fn behind_a_line() -> Self {
-        Self {
-            begun: true,
-            empty: true,
-        }
-    }
-
-    /// Behind the empty line. A line may end without CR (RFC 9112, 2.2).
-    pub(crate) fn find(&mut self, bytes: &[u8]) -> Option<usize> {
-        let end = bytes.iter().position(|byte| match byte {
-            b'\n' => self.begun && std::mem::replace(&mut self.empty, true),
-            b'\r' => false,
-            _ => {
-                (self.begun, self.empty) = (true, false);
-                false
-            }
-        });
-        self.begun &= end.is_none();
-        end.map(|end| end + 1)
     }
 }

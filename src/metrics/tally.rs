@@ -117,13 +117,13 @@ impl Tally {
     }
 }
 
-/// Without a locked instruction: only the stream's own polls count.
 /// With bytes of its own. What came with the request is part of what the server has read, and hyper
 /// would keep a buffer of 8 KiB beside its next one as long as the stream lives.
 fn apart(uri: &Uri) -> Uri {
     uri.to_string().parse().unwrap_or_else(|_| uri.clone())
 }
 
+/// Without a locked instruction: only the stream's own polls count.
 fn add(count: &AtomicU64, more: u64) {
     count.store(count.load(Relaxed) + more, Relaxed);
 }

@@ -4,6 +4,7 @@
 mod chat;
 mod completions;
 mod cut;
+mod finite;
 mod model;
 mod odd;
 mod page;
@@ -44,8 +45,8 @@ struct ResumeQuery {
 
 const NOT_FOUND: &str = "\
 there are: / (a page), /sse (GET and POST), /training, /predictions, /odd,
-/v1/chat/completions (POST), /v1/completions, /v1/calls, /ws; of the gateway
-itself /gateway/about, /gateway/metrics, /gateway/cut and /gateway/drain (POST)
+/v1/chat/completions (POST), /v1/completions, /v1/calls, /ws, /ws/feed; of the
+gateway itself /gateway/about, /gateway/metrics, /gateway/cut and /gateway/drain (POST)
 ";
 
 /// Events are kept and messages are sent back whole, so none may be large.
@@ -66,6 +67,7 @@ pub(crate) async fn start(panel: Panel) -> io::Result<Authority> {
 fn router(panel: Panel) -> Router {
     Router::new()
         .route("/sse", get(topic::subscribe).post(topic::publish))
+        .route("/ws/feed", any(topic::feed))
         .with_state(topic::Topic::default())
         .route("/training", get(training::run))
         .route("/predictions", get(predictions::run))

@@ -6,21 +6,14 @@
 //! curl -N -H 'Last-Event-ID: 20' http://127.0.0.1:8080/predictions
 //! ```
 
-use std::{convert::Infallible, time::Duration};
-
-use axum::{
-    extract::Query,
-    http::StatusCode,
-    response::{
-        IntoResponse, Response,
-        sse::{Event, Sse},
-    },
-};
-use futures_util::{StreamExt as _, stream};
+use axum::{extract::Query, response::Response};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::LastEventId;
+use super::{
+    LastEventId,
+    finite::{self, MAX_PAUSE},
+};
 
 #[derive(Deserialize)]
 #[serde(default)]
@@ -46,7 +39,6 @@ const TEXTS: [(&str, &str, f64); 12] = [
 ];
 
 const MAX_TOTAL: u64 = 10_000;
-const MAX_PAUSE: u64 = 60_000;
 
 impl Default for Batch {
     fn default() -> Self {
@@ -57,46 +49,28 @@ impl Default for Batch {
     }
 }
 
-/// Result *n* has the id *n*, and `done` the one after the last, as in a training run.
-pub(super) async fn run(Query(batch): Query<Batch>, LastEventId(last): LastEventId) -> Response {
+pub(super) async fn run(Query(batch): Query<Batch>, last: LastEventId) -> Response {
     let total = batch.total.clamp(1, MAX_TOTAL);
     let pause = batch.pause_ms.min(MAX_PAUSE);
-    if last > total {
-        return StatusCode::NO_CONTENT.into_response();
-    }
-    let events = stream::iter(last + 1..=total + 1).then(move |id| async move {
+    finite::respond(total, last, move |id| {
         if id > total {
-            return Ok::<_, Infallible>(done(id, total));
+            return (0, "done", json!({ "total": total }));
         }
+        let (text, label, confidence) = TEXTS[(id - 1) as usize % TEXTS.len()];
         let took = took(id, pause);
-        tokio::time::sleep(Duration::from_millis(took)).await;
-        Ok(prediction(id, total, took))
-    });
-    Sse::new(events).into_response()
+        let data = json!({
+            "n": id,
+            "total": total,
+            "text": text,
+            "label": label,
+            "confidence": confidence,
+            "took_ms": took,
+        });
+        (took, "prediction", data)
+    })
 }
 
 /// Some are harder than others: from half the pause to one and a half, the same whoever asks.
 fn took(id: u64, pause: u64) -> u64 {
     pause * (50 + (id * 37) % 101) / 100
-}
-
-fn prediction(id: u64, total: u64, took: u64) -> Event {
-    let (text, label, confidence) = TEXTS[(id - 1) as usize % TEXTS.len()];
-    let data = json!({
-        "n": id,
-        "total": total,
-        "text": text,
-        "label": label,
-        "confidence": confidence,
-        "took_ms": took,
-    });
-    event(id, "prediction").data(data.to_string())
-}
-
-fn done(id: u64, total: u64) -> Event {
-    event(id, "done").data(json!({ "total": total }).to_string())
-}
-
-fn event(id: u64, name: &str) -> Event {
-    Event::default().id(id.to_string()).event(name)
 }

@@ -1,4 +1,5 @@
-//! `GET /sse` and `POST /sse`: publish and subscribe, with a history to come back to.
+//! `GET /sse` and `POST /sse`: publish and subscribe, with a history to come back to. And `/ws/feed`,
+//! the same over a WebSocket, to compare.
 //!
 //! ```sh
 //! curl -N http://127.0.0.1:8080/sse
@@ -6,21 +7,25 @@
 //! curl -d data=hello http://127.0.0.1:8080/sse
 //! ```
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc};
+use std::{collections::VecDeque, convert::Infallible, future::ready, sync::Arc};
 
 use axum::{
     Form,
-    extract::{State, rejection::FormRejection},
+    extract::{
+        State,
+        rejection::FormRejection,
+        ws::{Message, WebSocketUpgrade},
+    },
     response::{
         IntoResponse, Response,
         sse::{Event, Sse},
     },
 };
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, future::select, stream};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::{LastEventId, bad_request};
+use super::{LastEventId, MAX_BODY, bad_request};
 
 /// The history itself is the channel: a subscriber copies what it has not seen and waits for a
 /// change. So nothing falls between the events so far and the live ones, and a slow subscriber
@@ -48,12 +53,32 @@ pub(super) struct Publication {
 
 const HISTORY: usize = 1000;
 
+/// How much of a WebSocket is read at once.
+const READ: usize = 4 * 1024;
+
 pub(super) async fn subscribe(
     State(topic): State<Topic>,
     LastEventId(last): LastEventId,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let events = events_after(topic.0.subscribe(), last);
     Sse::new(events.map(|event| Ok(event.into())))
+}
+
+/// The same over a WebSocket, from now on: it has no id to come back with.
+pub(super) async fn feed(State(topic): State<Topic>, upgrade: WebSocketUpgrade) -> Response {
+    let topic = topic.0.subscribe();
+    let newest = topic.borrow().newest;
+    let events = events_after(topic, newest);
+    let messages = events.map(|event| Ok(Message::text(&*event.data)));
+    // who only listens says little, and by default each connection holds 128 KiB for it
+    let upgrade = upgrade.read_buffer_size(READ).max_message_size(MAX_BODY);
+    upgrade.on_upgrade(|socket| {
+        let (sink, source) = socket.split();
+        // who does not read never learns that a silent client has gone
+        let gone = source.for_each(|_| ready(()));
+        let ended = select(Box::pin(messages.forward(sink)), gone);
+        async { drop(ended.await) }
+    })
 }
 
 fn events_after(topic: watch::Receiver<History>, last: u64) -> impl Stream<Item = Published> {

@@ -7,21 +7,14 @@
 //! curl -i -H 'Last-Event-ID: 41' http://127.0.0.1:8080/training      # 204: it is over
 //! ```
 
-use std::{convert::Infallible, time::Duration};
-
-use axum::{
-    extract::Query,
-    http::StatusCode,
-    response::{
-        IntoResponse, Response,
-        sse::{Event, Sse},
-    },
-};
-use futures_util::{StreamExt as _, stream};
+use axum::{extract::Query, response::Response};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::LastEventId;
+use super::{
+    LastEventId,
+    finite::{self, MAX_PAUSE},
+};
 
 #[derive(Deserialize)]
 #[serde(default)]
@@ -31,7 +24,6 @@ pub(super) struct Run {
 }
 
 const MAX_EPOCHS: u64 = 1000;
-const MAX_PAUSE: u64 = 60_000;
 
 impl Default for Run {
     fn default() -> Self {
@@ -42,38 +34,21 @@ impl Default for Run {
     }
 }
 
-/// Epoch *n* has the id *n*, and `done` the one after the last. A client that has seen `done` gets
-/// 204, the one answer that stops an `EventSource` from coming back.
-pub(super) async fn run(Query(run): Query<Run>, LastEventId(last): LastEventId) -> Response {
+pub(super) async fn run(Query(run): Query<Run>, last: LastEventId) -> Response {
     let epochs = run.epochs.clamp(1, MAX_EPOCHS);
-    let pause = Duration::from_millis(run.pause_ms.min(MAX_PAUSE));
-    if last > epochs {
-        return StatusCode::NO_CONTENT.into_response();
-    }
-    let events = stream::iter(last + 1..=epochs + 1).then(move |id| async move {
-        if id <= epochs {
-            tokio::time::sleep(pause).await;
+    let pause = run.pause_ms.min(MAX_PAUSE);
+    finite::respond(epochs, last, move |epoch| {
+        if epoch > epochs {
+            return (0, "done", json!({ "epochs": epochs, "loss": loss(epochs) }));
         }
-        Ok::<_, Infallible>(event(id, epochs))
-    });
-    Sse::new(events).into_response()
-}
-
-fn event(id: u64, epochs: u64) -> Event {
-    let (name, data) = if id <= epochs {
-        let (loss, validation_loss) = (loss(id), validation_loss(id));
         let data = json!({
-            "epoch": id,
+            "epoch": epoch,
             "epochs": epochs,
-            "loss": loss,
-            "validation_loss": validation_loss,
+            "loss": loss(epoch),
+            "validation_loss": validation_loss(epoch),
         });
-        ("progress", data)
-    } else {
-        ("done", json!({ "epochs": epochs, "loss": loss(epochs) }))
-    };
-    let event = Event::default().id(id.to_string()).event(name);
-    event.data(data.to_string())
+        (pause, "progress", data)
+    })
 }
 
 /// Falls and trembles, and is the same at each epoch whoever asks: so a resumed run goes on.
