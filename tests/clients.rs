@@ -96,7 +96,9 @@ async fn heartbeats_change_nothing_for_any_client() {
         Served::Directly | Served::With(_) => format!("http://{}/{id}", upstream.address),
     };
     let lines = jobs.iter().enumerate();
-    let lines: Vec<_> = lines.map(|(id, job)| job.line(id, base(id, job))).collect();
+    let lines: Vec<_> = lines
+        .map(|(id, job)| job.line(id, &base(id, job)))
+        .collect();
     let mut readings = read_all(&jobs, &lines).await;
     for (id, reading) in &mut readings {
         reading.requests = plays[id].requests();
@@ -176,7 +178,7 @@ impl Job {
     }
 
     /// For the program that reads it.
-    fn line(&self, id: usize, base: String) -> String {
+    fn line(&self, id: usize, base: &str) -> String {
         let line = json!({
             "id": id,
             "client": self.library.package,
