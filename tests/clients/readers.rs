@@ -285,6 +285,15 @@ impl Library {
         (self.language, self.script) == (other.language, other.script)
     }
 
+    /// What it is a provider for.
+    pub(crate) fn framework(self) -> Option<Self> {
+        let provides = self.package.starts_with("@ai-sdk/");
+        provides.then_some(Self {
+            package: "ai",
+            ..self
+        })
+    }
+
     /// The version that is pinned.
     pub(crate) fn version(self) -> String {
         let package = self.package;

@@ -106,9 +106,12 @@ impl Row {
             .package
             .strip_suffix("-6")
             .unwrap_or(library.package);
+        let mut version = library.version();
+        if let Some(framework) = library.framework() {
+            version += &format!(" with `{}` {}", framework.package, framework.version());
+        }
         format!(
-            "| `{package}` ({language}) | {} | {} | {} | {} | {} of {} | {} |",
-            library.version(),
+            "| `{package}` ({language}) | {version} | {} | {} | {} | {} of {} | {} |",
             protocol.title(),
             all(&self.chosen),
             all(&self.chosen_with_ids),
