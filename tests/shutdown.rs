@@ -24,7 +24,7 @@ use tokio::{
 use tower_sse::{Drain, DrainLayer, DrainMode, SseLayer};
 
 /// How long a shutdown may take that waits for nothing.
-const PROMPT: Duration = Duration::from_secs(1);
+const PROMPT: Duration = Duration::from_secs(3);
 
 // ---- a thousand idle streams and a hundred busy ones ----
 
