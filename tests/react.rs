@@ -7,10 +7,8 @@ mod support;
 
 use std::{
     convert::Infallible,
-    fs,
     future::IntoFuture,
     panic::{AssertUnwindSafe, resume_unwind},
-    path::PathBuf,
     process::Command,
     sync::{
         Arc, Mutex,
@@ -403,12 +401,12 @@ async fn it_is_readable_on_a_desk_on_a_phone_and_in_the_dark() {
             {
                 let seen = page.run(DRESS, vec![json!(scheme)]).await;
                 assert_eq!(seen, json!([background, 0]), "{scheme}, {size}");
-                picture(page, &format!("react-{size}-{scheme}")).await;
+                page.screenshot(&format!("react-{size}-{scheme}")).await;
             }
         }
         stack.kill().await;
         status(page, "topic", "waiting").await;
-        picture(page, "react-waiting").await;
+        page.screenshot("react-waiting").await;
     })
     .await;
 }
@@ -644,16 +642,11 @@ async fn on_the_page(name: &str, url: &str, test: impl AsyncFnOnce(&Browser)) {
     browser.page.goto(url).await.expect("the page");
     let result = AssertUnwindSafe(test(&browser)).catch_unwind().await;
     if let Err(panic) = result {
-        let picture = picture(&browser, &format!("react-failed-{name}")).await;
+        let picture = browser.screenshot(&format!("react-failed-{name}")).await;
         eprintln!("the page when it failed: {}", picture.display());
         resume_unwind(panic);
     }
     browser.close().await;
-}
-
-async fn picture(page: &Browser, name: &str) -> PathBuf {
-    fs::create_dir_all(folder::target().join("screenshots")).expect("a folder in target");
-    page.screenshot(&format!("screenshots/{name}")).await
 }
 
 async fn status(page: &Browser, stream: &str, wanted: &str) {
